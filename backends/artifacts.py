@@ -1,0 +1,464 @@
+"""What steps hand to each other: files and directories with a digest, published once and verified by each reader.
+
+The digest of a file is the SHA-256 of its bytes. That of a directory is the SHA-256 of its manifest's lines, which hold
+for each file its path, whether it may be executed, its size and its own SHA-256; times, owners and the order of walking
+don't matter.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from backends import wire
+from backends.errors import InfraError, InputError, UserError
+from backends.store import BUCKET_SCHEMES, Store, make_folder, open_store, portable, trouble
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any
+
+    Line = list[Any]  # [path, "-" | "x" | "d", size in bytes, sha256]; "d" is an empty directory
+
+_BLOCK = 1 << 20
+_THREADS = 8
+_AGAIN = "make it again, in a new run"
+_HEADER = '["zen-runner tree",1]\n'  # keeps an empty directory from looking like an empty file
+
+
+def digest(path: str) -> str:
+    """Return the digest of a file or directory, ``sha256:`` and 64 hexadecimal digits.
+
+    Args:
+        path: a file, or a directory; links inside a directory that stay in it count as what they point to.
+
+    Raises:
+        UserError: it isn't there, can't be read, or holds what can't be published: a link out of the directory, a
+            socket, a pipe, a device, or a name that isn't UTF-8.
+    """
+    return str(_describe(path)[0]["digest"])
+
+
+def publish(store: Store, key: str, path: str) -> dict[str, Any]:
+    """Put a step's output into the store; on a local store the file or directory is moved there.
+
+    Args:
+        store: where to.
+        key: the artifact's key, ``<attempt's prefix>/out/<name>``.
+        path: what the step wrote.
+
+    Returns:
+        The artifact: ``key``, ``digest``, ``size`` in bytes, ``kind`` (``file`` or ``dir``) and ``files``, how many.
+
+    Raises:
+        UserError: the step wrote nothing there, or something that can't be published.
+        InfraError: the store could not be written.
+    """
+    artifact, lines = _describe(path, moving=store.root is not None)
+    if store.root is not None:
+        _move(path, store.url_of(key))
+    elif lines is None:
+        store.upload(key, path)
+    else:
+        _each(
+            lambda line: store.upload(f"{key}/{line[0]}", f"{path}/{line[0]}"),
+            [line for line in lines if line[1] != "d"],
+        )
+    if lines is not None:
+        store.put(_manifest(key), _manifest_bytes(lines))
+    return {"key": key, **artifact}
+
+
+def adopt(store: Store, key: str) -> dict[str, Any]:
+    """Make an artifact of what a step wrote straight into the store by its URL.
+
+    In a bucket this reads every byte once, since a digest must not depend on where the artifact lies.
+
+    Args:
+        store: where it lies.
+        key: of one object, or the prefix of many.
+
+    Returns:
+        The artifact, as `publish` does.
+
+    Raises:
+        UserError: nothing is there.
+        InfraError: the store could not be read.
+    """
+    if store.root is not None:
+        artifact, lines = _describe(store.url_of(key))
+    elif store.exists(key):
+        size, sha = _hash_object(store, key)
+        artifact, lines = _file_artifact(size, sha), None
+    else:
+        keys = _members(store, key)
+        if not keys:
+            raise UserError(f"output {os.path.basename(key)!r} was not written: nothing is at {store.url_of(key)}")
+        sums = _each(lambda member: _hash_object(store, member), keys)
+        lines = [[member[len(key) + 1 :], "-", size, sha] for member, (size, sha) in zip(keys, sums, strict=True)]
+        lines.sort(key=_order)
+        artifact = _tree_artifact(lines)
+    if lines is not None:
+        store.put(_manifest(key), _manifest_bytes(lines))
+    return {"key": key, **artifact}
+
+
+def exists(store: Store, artifact: dict[str, Any]) -> bool:
+    """Tell whether an artifact is still in the store, without reading it."""
+    key = artifact["key"]
+    if artifact["kind"] == "file":
+        return store.exists(key)
+    return store.exists(_manifest(key)) and (store.root is None or os.path.isdir(store.url_of(key)))
+
+
+def fetch(store: Store, artifact: dict[str, Any], scratch: str, name: str = "") -> str:
+    """Bring an artifact to this machine and verify it.
+
+    Args:
+        store: where it lies.
+        artifact: as `publish` returned it.
+        scratch: a directory of the attempt's own, for copies; each gets a directory of its own in it.
+        name: what the step calls this input, for messages.
+
+    Returns:
+        The local path: inside the store if that is local, else in ``scratch``.
+
+    Raises:
+        InputError: it is missing, or its digest is not the one that was published.
+        InfraError: the store could not be read.
+    """
+    key, expected = str(artifact["key"]), str(artifact["digest"])
+    label = f"input {name!r} ({store.url_of(key)})" if name else f"input {store.url_of(key)}"
+    if store.root is not None:
+        path = store.url_of(key)
+    else:
+        path = f"{_room(scratch)}/{os.path.basename(key)}"
+        if artifact["kind"] == "dir":
+            _fetch_tree(store, key, expected, path, label)
+        elif not store.download(key, path):
+            raise InputError(f"{label} is missing from the store; {_AGAIN}")
+    found = _digest_of_input(path, label)
+    if found != expected:
+        raise InputError(f"{label} is not what was published: expected {expected}, found {found}")
+    return path
+
+
+def fetch_url(url: str, scratch: str, name: str = "") -> tuple[str, str]:
+    """Bring an external input to this machine.
+
+    Args:
+        url: an absolute path, ``file:///…``, ``https://…``, or an object or prefix in a bucket.
+        scratch: a directory of the attempt's own, for copies.
+        name: what the step calls this input, for messages.
+
+    Returns:
+        The local path and its digest.
+
+    Raises:
+        InputError: there is nothing, or it can't be read.
+        InfraError: the place could not be reached.
+    """
+    label = f"input {name!r} ({url})" if name else f"input {url}"
+    scheme, colon, _ = url.partition("://")
+    if not colon or scheme == "file":
+        path = str(open_store(url).root)
+    elif scheme in ("http", "https"):
+        path = f"{_room(scratch)}/{url.partition('?')[0].rstrip('/').rpartition('/')[2] or 'index'}"
+        _download_http(url, path, label)
+    elif scheme in BUCKET_SCHEMES:
+        parent, _, last = url.rstrip("/").rpartition("/")
+        if parent.endswith("/"):
+            raise InputError(f"{label} is a whole bucket; name an object or a prefix in it")
+        store = open_store(parent)
+        path = f"{_room(scratch)}/{last}"
+        if not store.download(last, path):
+            keys = _members(store, last)
+            if not keys:
+                raise InputError(f"{label} does not exist")
+            _each(lambda key: _fetch_member(store, key, f"{path}/{_safe(key[len(last) + 1 :], label)}", label), keys)
+    else:
+        raise InputError(f"{label}: no such kind of URL; use a path, https://, s3://, gs:// or az://")
+    return path, _digest_of_input(os.path.realpath(path), label, ours=False)
+
+
+def _describe(path: str, moving: bool = False, ours: bool = True) -> tuple[dict[str, Any], list[Line] | None]:
+    """Return an artifact without its key, and the manifest's lines if it is a directory.
+
+    Args:
+        path: of the file or directory.
+        moving: make its links ready to move with it.
+        ours: False for what others made, whose links may lead anywhere.
+    """
+    name = os.path.basename(path)
+    try:
+        status = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"output {name!r} was not written: nothing is at {path}") from None
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    kind = status.st_mode & 0o170000
+    if kind == 0o100000:
+        size, sha = _hash_file(path, status.st_size)
+        return _file_artifact(size, sha), None
+    if kind == 0o040000:
+        lines: list[Line] = []
+        root = os.path.realpath(path)
+        _walk(path, "", root if ours else "", [root], lines, moving)
+        lines.sort(key=_order)
+        return _tree_artifact(lines), lines
+    raise UserError(_unpublishable(path, kind))
+
+
+def _walk(folder: str, relative: str, root: str, above: list[str], lines: list[Line], moving: bool) -> None:
+    try:
+        with os.scandir(folder) as entries:
+            found = list(entries)
+    except OSError as error:
+        raise _unreadable(folder, error) from error
+    if not found and relative:
+        lines.append([relative, "d", 0, ""])
+    for entry in found:
+        path = entry.path
+        if not portable(entry.name):
+            raise UserError(f"{path!r}: its name is not UTF-8 or has a control character, which no bucket can hold; rename it")
+        try:
+            if entry.is_symlink():
+                real = _inside(path, root)
+                if moving:
+                    _relink(path, real)
+            else:
+                real = ""
+            status = entry.stat()
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        below = f"{relative}/{entry.name}" if relative else entry.name
+        kind = status.st_mode & 0o170000
+        if kind == 0o040000:
+            real = real or os.path.realpath(path)
+            if real in above:
+                raise UserError(f"{path} is a link to a directory that it lies in; remove the link")
+            _walk(path, below, root, [*above, real], lines, moving)
+        elif kind == 0o100000:
+            size, sha = _hash_file(path, status.st_size)
+            lines.append([below, "x" if status.st_mode & 0o100 else "-", size, sha])
+        else:
+            raise UserError(_unpublishable(path, kind))
+
+
+def _inside(path: str, root: str) -> str:
+    try:
+        real = os.path.realpath(path, strict=True)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ELOOP, errno.ENOTDIR):
+            raise
+        raise UserError(f"{path} is a link to {os.readlink(path)}, which leads nowhere; remove it") from None
+    if root and real != root and not real.startswith(root + "/"):
+        raise UserError(f"{path} is a link to {real}, outside of the output; copy the data into the output instead")
+    return real
+
+
+def _relink(path: str, real: str) -> None:
+    # The directory is about to move, and only a relative link that stays inside moves with it.
+    target = os.path.relpath(real, os.path.realpath(os.path.dirname(path)))
+    if os.readlink(path) != target:
+        os.unlink(path)
+        os.symlink(target, path)
+
+
+def _unpublishable(path: str, kind: int) -> str:
+    if kind == 0o120000:
+        return f"{path} is a link to {os.readlink(path)}; write the output itself there, or copy it"
+    what = {0o140000: "a socket", 0o010000: "a pipe", 0o020000: "a device", 0o060000: "a device"}.get(kind, "no file")
+    return f"{path} is {what}, which can't be published; outputs are files and directories"
+
+
+def _unreadable(path: str, error: OSError) -> UserError:
+    return UserError(f"{path} can't be read: {error.strerror or error}; give user {os.geteuid()} the right to")
+
+
+def _order(line: Line) -> bytes:
+    return str(line[0]).encode()
+
+
+def _file_artifact(size: int, sha: str) -> dict[str, Any]:
+    return {"digest": f"sha256:{sha}", "size": size, "kind": "file", "files": 1}
+
+
+def _tree_artifact(lines: list[Line]) -> dict[str, Any]:
+    files = sum(line[1] != "d" for line in lines)
+    return {"digest": _tree_digest(lines), "size": sum(line[2] for line in lines), "kind": "dir", "files": files}
+
+
+def _tree_digest(lines: Iterable[Line]) -> str:
+    text = _HEADER + "".join(wire.dumps(line) + "\n" for line in lines)
+    return f"sha256:{wire.sha256(text.encode())}"
+
+
+def _hash_file(path: str, size: int) -> tuple[int, str]:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if size < _BLOCK and len(data := os.read(fd, _BLOCK)) < _BLOCK:
+                return len(data), wire.sha256(data)  # small: not worth loading OpenSSL for
+            os.lseek(fd, 0, os.SEEK_SET)
+            return _hash_blocks(lambda: os.read(fd, _BLOCK))
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _hash_blocks(read: Callable[[], bytes]) -> tuple[int, str]:
+    import hashlib
+
+    state, size = hashlib.sha256(), 0
+    while block := read():
+        state.update(block)
+        size += len(block)
+    return size, state.hexdigest()
+
+
+def _members(store: Store, prefix: str) -> list[str]:
+    # Some tools keep an empty object for each directory, named with a slash at its end. It is listed, but is nobody's file.
+    return sorted(key for key, size in store.walk(prefix) if size or store.exists(key))
+
+
+def _hash_object(store: Store, key: str) -> tuple[int, str]:
+    blocks = iter(store.stream(key))
+    return _hash_blocks(lambda: next(blocks, b""))
+
+
+def _move(path: str, target: str) -> None:
+    try:
+        try:
+            os.rename(path, target)
+        except FileNotFoundError:
+            make_folder(os.path.dirname(target))
+            os.rename(path, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise trouble("write", target, error) from error
+        _copy_across(path, target)
+
+
+def _copy_across(path: str, target: str) -> None:
+    import shutil
+
+    from backends.store import TEMP
+
+    temp = f"{os.path.dirname(target)}/{TEMP}{os.urandom(8).hex()}"
+    try:
+        if os.path.isdir(path):
+            shutil.copytree(path, temp, symlinks=True)
+        else:
+            shutil.copy(path, temp)
+        os.rename(temp, target)
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
+    except OSError as error:
+        raise trouble("write", target, error) from error
+    except shutil.Error as error:
+        raise InfraError(f"cannot write {target}: {error}") from error
+
+
+def _manifest(key: str) -> str:
+    return f"{key}.tree.json"  # an output's name has no dot, so this is nobody's output
+
+
+def _manifest_bytes(lines: list[Line]) -> bytes:
+    return wire.dumps({"version": 1, "digest": _tree_digest(lines), "files": lines}).encode()
+
+
+def _fetch_tree(store: Store, key: str, expected: str, path: str, label: str) -> None:
+    data = store.get(_manifest(key))
+    if data is None:
+        raise InputError(f"{label} is missing from the store; {_AGAIN}")
+    try:
+        lines = wire.loads(data)["files"]
+        found = _tree_digest(lines)
+        members = [(_safe(line[0], label), line[1]) for line in lines]
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        raise InputError(f"{label}: its manifest is damaged; {_AGAIN}") from None
+    if found != expected:
+        raise InputError(f"{label} is not what was published: expected {expected}, found {found} in its manifest")
+    make_folder(path)
+    for member, kind in members:
+        make_folder(f"{path}/{member}" if kind == "d" else os.path.dirname(f"{path}/{member}"))
+    files = [(member, kind) for member, kind in members if kind != "d"]
+    _each(lambda file: _fetch_member(store, f"{key}/{file[0]}", f"{path}/{file[0]}", label), files)
+    for member, kind in files:
+        if kind == "x":
+            mode = os.stat(f"{path}/{member}").st_mode
+            os.chmod(f"{path}/{member}", mode | (mode & 0o444) >> 2)  # whoever may read it may run it
+
+
+def _fetch_member(store: Store, key: str, path: str, label: str) -> None:
+    make_folder(os.path.dirname(path))
+    if not store.download(key, path):
+        raise InputError(f"{label}: {key} is missing from the store; {_AGAIN}")
+
+
+def _safe(member: Any, label: str) -> str:
+    """Return a member's path if it stays in its directory; manifests may come from anywhere."""
+    if not isinstance(member, str) or any(part in ("", ".", "..") for part in member.split("/")) or "\0" in member:
+        raise InputError(f"{label}: {member!r} is not the name of a file in a directory")
+    return member
+
+
+def _digest_of_input(path: str, label: str, ours: bool = True) -> str:
+    try:
+        return str(_describe(path, ours=ours)[0]["digest"])
+    except UserError as error:
+        if not os.path.lexists(path):
+            raise InputError(f"{label} does not exist") from None
+        raise InputError(f"{label}: {error}") from error
+
+
+def _room(scratch: str) -> str:
+    """Make a new directory in ``scratch``, so that two inputs of the same name don't meet."""
+    number = 1
+    while True:
+        path = f"{scratch}/in-{number}"
+        try:
+            make_folder(scratch)
+            os.mkdir(path)
+            return path
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise trouble("write", path, error) from error
+
+
+def _each(work: Callable[[Any], Any], items: list[Any]) -> list[Any]:
+    """Do the same for each item, several at a time; the first error ends it."""
+    if len(items) < 2:
+        return [work(item) for item in items]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            return [future.result() for future in futures]
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _download_http(url: str, path: str, label: str) -> None:
+    import urllib.error
+    import urllib.request
+
+    try:
+        # The caller has seen that it begins with http.
+        with urllib.request.urlopen(url, timeout=60) as answer, open(path, "wb") as file:  # noqa: S310
+            while block := answer.read(_BLOCK):
+                file.write(block)
+    except urllib.error.HTTPError as error:
+        if error.code >= 500:
+            raise InfraError(f"{label}: the server answers {error.code} {error.reason}; try again later") from error
+        raise InputError(f"{label}: the server answers {error.code} {error.reason}") from error
+    except (OSError, ValueError) as error:
+        raise InfraError(f"{label} could not be read: {error}; check the host's name and the network") from error

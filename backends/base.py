@@ -1,0 +1,262 @@
+"""What every backend is: a class, its JSON arguments, and one of three roles.
+
+A backend's parameters are the signature of its ``__init__``, with types and defaults. It stores what it needs and
+does nothing else; ``BaseBackend`` checks the arguments before ``__init__`` sees them, and keeps them for
+``to_config``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from backends import registry, wire
+from backends.errors import ConfigError, Problem
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any, ClassVar, Self
+
+    from backends.orchestrator.driver import Launcher, Report
+    from backends.store import Store
+
+
+class BaseBackend(ABC):
+    """A backend of any role, made from keyword arguments that are JSON values.
+
+    Two backends are equal if they are of the same class and have the same arguments, defaults included.
+
+    Raises:
+        ConfigError: an argument is unknown, missing, not JSON or of another type than ``__init__`` declares.
+    """
+
+    BACKEND_TYPE: ClassVar[str]
+    _args: str
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        code = getattr(cls.__init__, "__code__", None)
+        if code is not None and code.co_flags & 0x0C:  # inspect.CO_VARARGS | CO_VARKEYWORDS
+            raise TypeError(f"{cls.__qualname__}.__init__ must name its parameters: no *args, no **kwargs")
+
+    def __new__(cls, **args: Any) -> Self:
+        defaults, required = cls._parameters()
+        problems = [
+            Problem("", f"args.{name}", f"{_title(cls)} takes no such argument{_hint(name, [*required, *defaults])}")
+            for name in args
+            if name not in defaults and name not in required
+        ]
+        problems += [Problem("", f"args.{name}", f"{_title(cls)} needs this argument") for name in required if name not in args]
+        problems += _wrong_types(cls, {name: args[name] for name in args if name in defaults or name in required})
+        if problems:
+            raise ConfigError(problems)
+        self = super().__new__(cls)
+        self._args = wire.dumps({**defaults, **args})
+        return self
+
+    @classmethod
+    def _parameters(cls) -> tuple[dict[str, Any], list[str]]:
+        """Return the defaults of ``__init__``'s parameters by name, and the names of those that have none."""
+        function: Any = cls.__init__
+        code = getattr(function, "__code__", None)
+        if code is None:  # object's own, which takes none
+            return {}, []
+        known = code.co_varnames[1 : code.co_argcount + code.co_kwonlyargcount]
+        positional = code.co_varnames[: code.co_argcount]
+        values = function.__defaults__ or ()
+        defaults = dict(zip(positional[len(positional) - len(values) :], values, strict=True))
+        defaults.update(function.__kwdefaults__ or {})
+        return {name: defaults[name] for name in known if name in defaults}, [n for n in known if n not in defaults]
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """All arguments, defaults filled in; a fresh copy."""
+        args: dict[str, Any] = wire.loads(self._args)
+        return args
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the block that makes an equal backend in any process: ``{"type", "source", "args"}``.
+
+        Raises:
+            ConfigError: the class is one that no other process could import.
+        """
+        return {"type": self.BACKEND_TYPE, "source": registry.source_of(type(self)), "args": self.args}
+
+    @classmethod
+    def from_config(cls, block: Mapping[str, Any]) -> Self:
+        """Return the backend that a block describes, which must be of this class or one derived from it.
+
+        Args:
+            block: ``{"type", "source", "args"}``, as ``to_config`` returns it.
+
+        Raises:
+            ConfigError: the block is wrong, or describes a backend of another kind.
+        """
+        found = registry.load(block, getattr(cls, "BACKEND_TYPE", None))
+        if not isinstance(found, cls):
+            raise ConfigError(f"{found!r} is no {cls.__qualname__}")
+        return found
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BaseBackend):
+            return NotImplemented
+        return type(self) is type(other) and self._args == other._args
+
+    def __hash__(self) -> int:
+        return hash((type(self), self._args))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__qualname__}({', '.join(f'{name}={value!r}' for name, value in self.args.items())})"
+
+    def __getnewargs_ex__(self) -> tuple[tuple[()], dict[str, Any]]:
+        return (), self.args  # copy and pickle call __new__ with these
+
+
+class OrchestratorBaseBackend(BaseBackend):
+    """Where the pipeline's steps run and who orders them.
+
+    ``run`` waits for the pipeline's end; ``submit`` returns once it is on its way, with a handle that any later
+    process can use. A handle is a JSON object: store it, print it, hand it on.
+    """
+
+    BACKEND_TYPE = "orchestrator"
+
+    @abstractmethod
+    def render(self, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return the documents that this backend would hand to its platform; pure, offline and deterministic.
+
+        Args:
+            config: the resolved config.
+        """
+
+    @abstractmethod
+    def run(
+        self,
+        config: Mapping[str, Any],
+        run_id: str,
+        store: Store,
+        launcher: Launcher | None = None,
+        *,
+        report: Report | None = None,
+        stop_requested: Callable[[], bool] | None = None,
+    ) -> dict[str, Any]:
+        """Run the pipeline to its end and return the summary that ``driver.drive`` describes.
+
+        Args:
+            config: the resolved config.
+            run_id: the run's id; one that exists resumes that run.
+            store: the opened artifact store.
+            launcher: what starts the steps, where the caller has it: the local backend is handed one.
+            report: called with each event; None for silence.
+            stop_requested: called often; True asks the run to stop.
+
+        Raises:
+            ConfigError: the run id belongs to a run of another config.
+            InfraError: the store or the platform could not be reached.
+        """
+
+    @abstractmethod
+    def submit(self, config: Mapping[str, Any], run_id: str, store: Store) -> dict[str, Any]:
+        """Start the pipeline without waiting for it, and return its handle.
+
+        Raises:
+            DuplicateError: a live driver has this run already.
+            InfraError: the store or the platform could not be reached.
+        """
+
+    @abstractmethod
+    def status(self, handle: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is known of a submitted run.
+
+        Returns:
+            ``{"run", "state", "class", "exit_code", "message", "steps": {name: state}}``; a state is one of
+            ``STATES``. One that could not be read is ``unknown``, and ``message`` says why.
+        """
+
+    @abstractmethod
+    def logs(self, handle: Mapping[str, Any], step: str | None = None, follow: bool = False) -> Iterator[bytes]:
+        """Yield what a step printed, in order; what the driver printed where ``step`` is None.
+
+        Args:
+            handle: what ``submit`` returned.
+            step: the step's name.
+            follow: go on until the step has ended.
+        """
+
+    @abstractmethod
+    def cancel(self, handle: Mapping[str, Any]) -> None:
+        """Ask a submitted run to stop; a run that has ended, or was asked before, is left as it is.
+
+        Raises:
+            InfraError: the run could not be reached from here.
+        """
+
+
+PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED, SKIPPED, UNKNOWN = STATES = (
+    "pending",
+    "running",
+    "succeeded",
+    "failed",
+    "cancelled",
+    "skipped",
+    "unknown",
+)
+
+
+class ProcessingBaseBackend(BaseBackend):
+    """Where the workers of a ``beam`` or ``spark`` step run."""
+
+    BACKEND_TYPE = "processing"
+
+    def get_beam_args(self, pipeline_name: str, pipeline_root: str) -> list[str]:
+        """Return the command-line options for Beam's pipeline; none means that Beam runs in the step's own process.
+
+        Args:
+            pipeline_name: the pipeline's name, for the platform's job name.
+            pipeline_root: the URL under which temporary and staged files may be written.
+        """
+        return []
+
+
+class TrainingBaseBackend(BaseBackend):
+    """Where a step that trains runs; without one, in the step's own container."""
+
+    BACKEND_TYPE = "training"
+
+
+def _title(cls: type[BaseBackend]) -> str:
+    return cls.__qualname__
+
+
+def _hint(name: str, known: list[str]) -> str:
+    return f"{registry.did_you_mean(name, known)}; it takes {', '.join(known) or 'none'}"
+
+
+def _wrong_types(cls: type[BaseBackend], args: dict[str, Any]) -> list[Problem]:
+    if not args:
+        return []  # the usual case, which then does without the two slow imports
+    from typing import Any, Literal, get_type_hints
+
+    import msgspec
+
+    hints = get_type_hints(cls.__init__, localns={"Any": Any, "Literal": Literal})
+    problems = []
+    for name, value in args.items():
+        try:
+            if not _is_json(value):
+                raise msgspec.ValidationError("Not a JSON value")
+            msgspec.convert(value, hints.get(name, Any))
+        except msgspec.ValidationError as error:
+            problems.append(Problem("", f"args.{name}", f"{error}; {_title(cls)} declares {name}: {hints.get(name)}"))
+    return problems
+
+
+def _is_json(value: object) -> bool:
+    """Tell whether the value comes back from JSON equal and of the same types."""
+    if type(value) is float:
+        return value - value == 0  # neither infinite nor NaN
+    if type(value) is list:
+        return all(map(_is_json, value))
+    if type(value) is dict:
+        return all(type(key) is str for key in value) and all(map(_is_json, value.values()))
+    return value is None or type(value) in (str, int, bool)

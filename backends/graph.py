@@ -1,0 +1,95 @@
+"""The order of a pipeline's steps, as they end one by one: pure, incremental, linear in steps and edges."""
+
+from __future__ import annotations
+
+from backends.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+class Graph:
+    """Which steps are ready, given which have ended.
+
+    Steps become ready in the order in which their last parent ended, and siblings in the order of ``parents``: the same
+    calls always give the same order.
+
+    Args:
+        parents: the steps that each step waits for; every name in it must be a key as well.
+
+    Raises:
+        ConfigError: a parent is not a step.
+    """
+
+    __slots__ = ("_children", "_next", "_ready", "_skipped", "_waiting")
+
+    def __init__(self, parents: Mapping[str, Sequence[str]]) -> None:
+        self._children: dict[str, list[str]] = {step: [] for step in parents}
+        self._waiting: dict[str, int] = {}
+        self._ready: list[str] = []
+        self._next = 0
+        self._skipped: set[str] = set()
+        for step, names in parents.items():
+            distinct = dict.fromkeys(names)
+            for parent in distinct:
+                if parent not in self._children:
+                    raise ConfigError(f"step {step!r} waits for {parent!r}, which is not a step")
+                self._children[parent].append(step)
+            self._waiting[step] = len(distinct)
+            if not distinct:
+                self._ready.append(step)
+
+    def take(self) -> str | None:
+        """Return the next step that is ready, each once, or None if there is none for now."""
+        if self._next == len(self._ready):
+            return None
+        self._next += 1
+        return self._ready[self._next - 1]
+
+    def done(self, step: str) -> None:
+        """Note that a taken step has succeeded; its children may become ready."""
+        for child in self._children[step]:
+            self._waiting[child] -= 1
+            if not self._waiting[child] and child not in self._skipped:
+                self._ready.append(child)
+
+    def fail(self, step: str) -> list[str]:
+        """Note that a taken step has failed for good; return its descendants, skipped by this and nearest first."""
+        reached = [step]
+        for name in reached:
+            for child in self._children[name]:
+                if child not in self._skipped:
+                    self._skipped.add(child)
+                    reached.append(child)
+        return reached[1:]
+
+
+def order(parents: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return all steps with each after its parents.
+
+    Args:
+        parents: the steps that each step waits for.
+
+    Raises:
+        ConfigError: a parent is not a step, or steps wait for each other in a circle; the message shows it.
+    """
+    graph = Graph(parents)
+    steps: list[str] = []
+    while (step := graph.take()) is not None:
+        steps.append(step)
+        graph.done(step)
+    if len(steps) < len(parents):
+        raise ConfigError("steps wait for each other in a circle: " + " → ".join(_circle(parents, set(steps))))
+    return steps
+
+
+def _circle(parents: Mapping[str, Sequence[str]], placed: set[str]) -> list[str]:
+    """Return one circle among the steps that could not be placed: every one of them waits for another such."""
+    path: dict[str, None] = {}
+    step = next(name for name in parents if name not in placed)
+    while step not in path:
+        path[step] = None
+        step = next(name for name in parents[step] if name not in placed)
+    steps = list(path)
+    return [*steps[steps.index(step) :], step]

@@ -1,0 +1,1 @@
+"""Orchestrators: who decides which step runs when, and launches it."""

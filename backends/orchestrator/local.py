@@ -1,0 +1,64 @@
+"""The default orchestrator: a process a step, on this machine."""
+
+from __future__ import annotations
+
+from backends import graph, records, wire
+from backends.errors import ConfigError, DuplicateError, Problem, UsageError
+from backends.orchestrator.client import ClientDrivenBackend
+from backends.store import open_store
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+    from backends.orchestrator.driver import Launcher
+    from backends.store import Store
+
+
+class OrchestratorLocalBackend(ClientDrivenBackend):
+    """Runs every step as a process of its own under the user's Python.
+
+    Args:
+        max_parallel: how many steps run at a time; None for one a CPU.
+        keep_going: after a step failed for good, still run the steps that don't depend on it.
+    """
+
+    def __init__(self, max_parallel: int | None = None, keep_going: bool = False) -> None:
+        if max_parallel is not None and max_parallel < 1:
+            raise ConfigError([Problem("", "args.max_parallel", f"must be at least 1, not {max_parallel}")])
+        self.max_parallel = max_parallel
+        self.keep_going = keep_going
+
+    def render(self, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return a document a step, parents first: its command, its environment and the steps that it waits for."""
+        sha = wire.sha256(wire.dumps(config).encode())
+        where = f"{config['store'].rstrip('/')}/configs/{sha}.json"
+        parents = {step: spec["parents"] for step, spec in config["steps"].items()}
+        return [
+            {
+                "step": step,
+                "argv": ["zen-runner", "run", "--step", step],
+                "env": {"ZEN_RUNNER_CONFIG_FILE": where},
+                "parents": list(parents[step]),
+            }
+            for step in graph.order(parents)
+        ]
+
+    def make_launcher(self, config: Mapping[str, Any], run_id: str, store: Store) -> Launcher:
+        # A process that starts others and takes signals is the entrypoint's; this package never imports it.
+        raise UsageError("the local orchestrator runs under `zen-runner run`, which gives it its launcher")
+
+    def cleanup(self, handle: Mapping[str, Any]) -> None:
+        """End the steps that a killed driver left behind, and give their attempts a result."""
+        from backends import autopsy
+
+        store, run = open_store(handle["store"]), handle["run"]
+        for step in store.names(f"runs/{run}"):
+            for number in [] if "." in step else records.attempts(store, run, step)[-1:]:
+                claim = store.get(f"runs/{run}/{step}/{number}/claim.json")
+                if claim is not None and records.result(store, run, step, number) is None:
+                    try:
+                        autopsy.perform(store, run, step, number, claim)
+                    except DuplicateError:
+                        pass  # its owner lives: not this driver's

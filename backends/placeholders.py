@@ -1,0 +1,105 @@
+"""Placeholders: ``{inputs.x}``, ``{outputs.x}``, ``{args.x}`` and ``{STEP.values.a.b}`` in a step's strings.
+
+A reference is a dotted name between braces: two or more segments of letters, digits, ``_`` and ``-``, the first of
+them with a letter in it. ``{{inputs.x}}`` stands for the text ``{inputs.x}``. Every other brace is plain text. Nothing
+goes through a shell, and what was put in is never read again: a value that looks like a placeholder stays what it is.
+"""
+
+from __future__ import annotations
+
+from backends import wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Lookup = Callable[[tuple[str, ...]], object]
+
+_LONGEST = 256  # characters of one reference; a bound keeps scanning linear whatever the text
+
+
+def _is_reference(body: str) -> bool:
+    segments = body.split(".")
+    if len(segments) < 2 or not body.isascii():
+        return False
+    for segment in segments:
+        if not segment.replace("_", "a").replace("-", "a").isalnum():
+            return False
+    head = segments[0]
+    return head[0] != "-" and not head.replace("_", "").replace("-", "").isdigit()
+
+
+def _pieces(text: str) -> Iterator[tuple[bool, str]]:
+    """Yield ``(is a reference, text)``; a reference comes without its braces."""
+    at = start = 0
+    while (at := text.find("{", at)) >= 0:
+        double = text.startswith("{{", at)
+        begin = at + 2 if double else at + 1
+        end = text.find("}", begin, begin + _LONGEST)
+        if end < 0 or not _is_reference(text[begin:end]) or (double and not text.startswith("}}", end)):
+            at += 1
+            continue
+        if at > start:
+            yield False, text[start:at]
+        if double:
+            yield False, text[at + 1 : end + 1]
+        else:
+            yield True, text[begin:end]
+        at = start = end + 2 if double else end + 1
+    if start < len(text):
+        yield False, text[start:]
+
+
+def names(text: str) -> list[str]:
+    """Return the references in ``text`` in order, dotted and without braces.
+
+    Args:
+        text: any string; most have none.
+    """
+    return [piece for is_reference, piece in _pieces(text) if is_reference] if "{" in text else []
+
+
+def render(value: object) -> str:
+    """Return what a value looks like inside a string: a string is itself, anything else its JSON.
+
+    Raises:
+        TypeError: the value has no JSON form.
+        ValueError: a float in it is not finite.
+    """
+    return value if isinstance(value, str) else wire.dumps(value)
+
+
+def substitute_text(text: str, lookup: Lookup) -> str:
+    """Return ``text`` with each placeholder replaced by its rendered value.
+
+    Args:
+        text: the string with placeholders.
+        lookup: gets the segments of a reference, such as ``("inputs", "table")``, and returns its value; what it raises
+            passes through.
+    """
+    if "{" not in text:
+        return text
+    return "".join(render(lookup(tuple(piece.split(".")))) if is_reference else piece for is_reference, piece in _pieces(text))
+
+
+def substitute(value: object, lookup: Lookup) -> object:
+    """Return ``value`` with the placeholders of every string in it replaced; mapping keys stay as they are.
+
+    A string that is one placeholder and nothing else becomes the value itself, with its type.
+
+    Args:
+        value: plain data: a string, or lists and mappings of such.
+        lookup: as in :func:`substitute_text`.
+    """
+    if isinstance(value, str):
+        if "{" not in value:
+            return value
+        pieces = list(_pieces(value))
+        if len(pieces) == 1 and pieces[0][0]:
+            return lookup(tuple(pieces[0][1].split(".")))
+        return substitute_text(value, lookup)
+    if isinstance(value, list):
+        return [substitute(item, lookup) for item in value]
+    if isinstance(value, dict):
+        return {key: substitute(item, lookup) for key, item in value.items()}
+    return value

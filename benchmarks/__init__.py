@@ -1,0 +1,1 @@
+"""The budgets, measured: every figure is a ratio to something that ran in turn with it, or a size."""

@@ -1,0 +1,61 @@
+"""The front door. One step of a config goes straight to the supervisor; everything else is the command line's."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``zen-runner`` and return its exit status.
+
+    Args:
+        argv: the arguments; None for this process's own.
+    """
+    if os.getegid() == 0:
+        # A container runs as any UID with group 0, so what one writes another of the same group must be able to go on with.
+        os.umask(os.umask(0o022) & ~0o070)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    found = _one_step(arguments)
+    if found is None:
+        from entrypoint.cli import main as command_line
+
+        return command_line(arguments)
+    config, step = found
+    from backends.errors import ZenRunnerError
+    from entrypoint.load import find, load
+
+    try:
+        resolved, sha = load(find(config, os.environ), environ=os.environ)
+    except ZenRunnerError as error:
+        from entrypoint.cli import refuse
+
+        return refuse(error, step)
+    from entrypoint.step import run_step
+
+    return run_step(resolved, sha, step, None, os.environ)
+
+
+def _one_step(arguments: list[str]) -> tuple[str | None, str] | None:
+    """Return the config (None: where the environment says) and the step, if that is all that is asked for."""
+    given: dict[str, str] = {}
+    rest = arguments[1:] if arguments[:1] == ["run"] else list(arguments)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if name not in ("--config", "--step") or name in given:
+            return None
+        if not equals:
+            if not rest:
+                return None
+            value = rest.pop(0)
+        given[name] = value
+    step = given.get("--step") or os.environ.get("ZEN_RUNNER_STEP")
+    return (given.get("--config"), step) if step else None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""Steps side by side as processes of this one: the local orchestrator's launcher."""
+
+from __future__ import annotations
+
+import os
+
+from entrypoint.step import Run, StepAttempt
+from entrypoint.supervise import Process, Supervisor
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from backends.store import Store
+
+    Config = dict[str, Any]
+    Record = dict[str, Any]
+else:
+    import _signal as signal
+
+
+class LocalLauncher:
+    """Runs attempts side by side as processes of this one.
+
+    Args:
+        config: the resolved config.
+        sha: its sha256.
+        run: the run's id.
+        store: the artifact store.
+        output: gets (step, stream, bytes) of everything that steps print.
+        environ: this process's environment.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        sha: str,
+        run: str,
+        store: Store,
+        output: Callable[[str, int, bytes], None],
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        self._run = Run(config, sha, run, store, dict(os.environ) if environ is None else environ)
+        self._run.enter()
+        self._output = output
+        self._supervisor = Supervisor(also_stop=(signal.SIGHUP,))
+        self._running: dict[Process, StepAttempt] = {}
+        self._over: list[Record] = []
+
+    def stop_requested(self) -> bool:
+        """Tell whether a stop signal came to this process."""
+        return self._supervisor.stopped_by is not None
+
+    def start(self, step: str, memory: int | None) -> None:
+        """Begin one attempt; its record comes through ``wait``."""
+
+        def output(stream: int, data: bytes) -> None:
+            self._output(step, stream, data)
+
+        attempt = StepAttempt(self._run, step, self._supervisor, output, memory, alone=False)
+        record = attempt.start()
+        if record is not None:
+            self._over.append(record)
+        else:
+            assert attempt.process is not None
+            self._running[attempt.process] = attempt
+
+    def wait(self, timeout: float | None) -> list[Record]:
+        """Return the records of attempts that ended; an empty list when time is up or a stop signal came."""
+        over, self._over = self._over, []
+        for process in self._supervisor.poll(0.0 if over else timeout):
+            over.append(self._running.pop(process).finish())
+        return over
+
+    def stop(self, step: str | None = None) -> None:
+        """Ask one step, or all, to end."""
+        for attempt in list(self._running.values()):
+            if step is None or attempt.name == step:
+                attempt.stop()
+
+    def close(self) -> None:
+        """End what still runs, and give the signals back."""
+        self.stop()
+        while self._running:
+            self.wait(1.0)
+        self._supervisor.close()

@@ -1,0 +1,1 @@
+"""The steps of the penguins pipeline. Nothing here knows zen-runner: they are functions of paths and plain values."""

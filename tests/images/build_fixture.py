@@ -1,0 +1,44 @@
+"""The image under test, built once from this checkout, for any suite that imports ``cpu_image``."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def build(*arguments: str, cwd: Path = ROOT, **env: str) -> None:
+    """Run a checkout's ``images/build``; a build that changes nothing takes a second.
+
+    Args:
+        arguments: its command line.
+        cwd: root of the checkout.
+        env: added to the environment.
+    """
+    # pytest-xdist's workers all come here, and the first makes the base where there is none.
+    with (Path(tempfile.gettempdir()) / "zen-runner-image.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(
+            [cwd / "images/build", *arguments],
+            env={**os.environ, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+    if done.returncode:
+        pytest.fail(f"images/build failed with status {done.returncode}:\n{done.stdout}", pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def cpu_image() -> str:
+    """The tag of the cpu image, up to date with this checkout."""
+    build()
+    return "zen-runner:cpu"
