@@ -21,7 +21,7 @@ _KILL_FOR = 5.0  # seconds
 
 
 def perform(store: Store, run: str, step: str, number: int, claim: bytes) -> None:
-    """Give a dead attempt its result and clean up after it.
+    """Give a dead attempt its result.
 
     Args:
         store: where the run lives.
@@ -51,8 +51,21 @@ def perform(store: Store, run: str, step: str, number: int, claim: bytes) -> Non
         if records.result(store, run, step, number) is not None:
             return  # it had only been slow, or somebody else was quicker
         store.put(key, record)  # a torn one says nothing
-    if here and not gone:
-        kill_processes(owner.get("token"))
+
+
+def clean_up(store: Store, run: str, step: str, number: int) -> None:
+    """Stop and remove what an attempt that was declared dead left behind.
+
+    The next attempt's owner does it, whoever declared the death: that one may have died in its turn.
+
+    Args:
+        store: where the run lives.
+        run: the run id.
+        step: the step's name.
+        number: the dead attempt.
+    """
+    prefix = f"runs/{run}/{step}/{number}"
+    kill_processes(_parse(store.get(f"{prefix}/claim.json")).get("token"))
     if store.root is not None:
         import shutil
 

@@ -233,15 +233,17 @@ def _hint(name: str, known: list[str]) -> str:
 
 
 def _wrong_types(cls: type[BaseBackend], args: dict[str, Any]) -> list[Problem]:
-    if not args:
-        return []  # the usual case, which then does without the two slow imports
+    annotations: dict[str, Any] = getattr(cls.__init__, "__annotations__", {})
+    doubtful = {name: value for name, value in args.items() if not _is_plainly(value, annotations.get(name))}
+    if not doubtful:
+        return []  # the usual case, which then does without two imports that take longer than a start of Python
     from typing import Any, Literal, get_type_hints
 
     import msgspec
 
     hints = get_type_hints(cls.__init__, localns={"Any": Any, "Literal": Literal})
     problems = []
-    for name, value in args.items():
+    for name, value in doubtful.items():
         try:
             if not _is_json(value):
                 raise msgspec.ValidationError("Not a JSON value")
@@ -249,6 +251,14 @@ def _wrong_types(cls: type[BaseBackend], args: dict[str, Any]) -> list[Problem]:
         except msgspec.ValidationError as error:
             problems.append(Problem("", f"args.{name}", f"{error}; {_title(cls)} declares {name}: {hints.get(name)}"))
     return problems
+
+
+def _is_plainly(value: object, annotation: object) -> bool:
+    """Tell whether the value is a JSON scalar whose type the annotation's text names, such as 3 for ``int | None``."""
+    if type(value) not in (str, int, bool, float, type(None)) or not _is_json(value):
+        return False
+    name = "None" if value is None else type(value).__name__
+    return isinstance(annotation, str) and name in annotation.split(" | ")
 
 
 def _is_json(value: object) -> bool:

@@ -29,6 +29,7 @@ MAX_TEXT = 64 * 1024 * 1024  # characters, counted the same way
 MAX_DEPTH = 100
 
 _TOO_DEEP = f"more than {MAX_DEPTH} levels deep; make it flatter"
+_TOO_LONG = "a number of more than 4000 digits; put it in quotes"
 
 _NULL = frozenset(("", "~", "null", "Null", "NULL"))
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
@@ -97,7 +98,7 @@ def _scalar(text: str) -> object:
     if text[0] in "+-.0123456789":
         if _INT.match(text):
             if len(text) > 4000:
-                return _Oddity("a number of more than 4000 digits; put it in quotes")
+                return _Oddity(_TOO_LONG)
             return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
         if _FLOAT.match(text):
             return _finite(float(text)) if text[-1].isdigit() or text[-1] == "." else _finite(float("nan"))
@@ -453,16 +454,18 @@ def _load_json(text: str) -> tuple[Any, list[Finding]]:
     import json
 
     try:
-        data = json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant)
-        if _is_tame(data):
-            return data, []
+        try:
+            data = json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant)
+            if _is_tame(data):
+                return data, []
+        except _Unclear:
+            json.loads(text)  # the rest must be JSON too before it is looked at closely
     except json.JSONDecodeError as error:
         raise _Bad(f"not valid JSON: {error.msg}", (error.lineno, error.colno)) from error
-    except _Unclear:
-        pass
-    except (RecursionError, ValueError) as error:
-        what = _TOO_DEEP if isinstance(error, RecursionError) else str(error)
-        raise _Bad(what) from error
+    except RecursionError as error:
+        raise _Bad(_TOO_DEEP) from error
+    except ValueError as error:  # Python's own limit on the digits of a number
+        raise _Bad(_TOO_LONG) from error
     return _build(_json_events(text))
 
 
@@ -481,7 +484,7 @@ def parse(data: bytes, origin: str) -> Document:
     """
     try:
         text = _decode(data)
-        only_json = origin.endswith(".json")
+        only_json = origin.endswith(".json") and bool(text.strip())
         if only_json or text.lstrip()[:1] == "{":
             try:
                 return _document(*_load_json(text), origin, text, True)

@@ -31,13 +31,12 @@ class Graph:
         self._next = 0
         self._skipped: set[str] = set()
         for step, names in parents.items():
-            distinct = dict.fromkeys(names)
-            for parent in distinct:
+            for parent in names:
                 if parent not in self._children:
                     raise ConfigError(f"step {step!r} waits for {parent!r}, which is not a step")
                 self._children[parent].append(step)
-            self._waiting[step] = len(distinct)
-            if not distinct:
+            self._waiting[step] = len(names)
+            if not names:
                 self._ready.append(step)
 
     def take(self) -> str | None:
@@ -51,7 +50,7 @@ class Graph:
         """Note that a taken step has succeeded; its children may become ready."""
         for child in self._children[step]:
             self._waiting[child] -= 1
-            if not self._waiting[child] and child not in self._skipped:
+            if not self._waiting[child]:  # never so for a skipped one: the parent that failed is not done
                 self._ready.append(child)
 
     def fail(self, step: str) -> list[str]:

@@ -240,9 +240,9 @@ class ObjectStore(Store):
             why, hint = "there is no such bucket", "create it, or check `store` in the config and the region"
         elif "169.254.169.254" in text or "metadata.google.internal" in text or "oken request" in text:
             why, hint = "no credentials were found", _CREDENTIALS[self._cloud]
-        elif isinstance(error, UnauthenticatedError):
+        elif isinstance(error, UnauthenticatedError) or "status code: 401" in text:
             why, hint = f"the credentials were refused ({_code(text)})", _CREDENTIALS[self._cloud]
-        elif isinstance(error, PermissionDeniedError):
+        elif isinstance(error, PermissionDeniedError) or "status code: 403" in text:
             why = f"access was refused ({_code(text)})"
             hint = f"check that the credentials are the ones you mean, and {rights}"
         elif "certificate" in text.lower():

@@ -119,6 +119,10 @@ def claim(store: Store, run: str, step: str, owner: Mapping[str, Any]) -> Attemp
             number = numbers[-1]
             last = result(store, run, step, number)
             if last is not None:
+                if "declared_by" in last:
+                    from backends import autopsy
+
+                    autopsy.clean_up(store, run, step, number)
                 number += 1
             elif (held := store.get(f"runs/{run}/{step}/{number}/claim.json")) is not None:
                 from backends import autopsy

@@ -276,6 +276,8 @@ class _Resolver:
                     hint = f"; it names a backend, so set backends.{below}.{'.'.join(parts[index + 1 :])}"
                 self._break(path, f"{_dotted(path[: index + 1])} is a single value, so nothing in it can be set{hint}")
                 return data
+            if below is None:
+                self.given[place] = "--set"
             node[key] = {} if below is None else below.copy()  # aliases may share it
             node = node[key]
         return changed
@@ -465,13 +467,13 @@ class _Resolver:
         for role in roles:
             if self._is_registered(role, value):
                 return {"type": role, "source": value, "args": {}}
-        if self._is_broken("backends", value):
-            return None
+        if self._is_broken("backends", value) or (block is None and value in self._blocks):
+            return None  # that block has a problem of its own
         role = " or ".join(roles)
         if block is not None:
             self.report(path, f"the backend {value!r} is of type {block['type']}; here goes one of type {role}")
             return None
-        here = [name for name, block in self._blocks.items() if block is None or block["type"] in roles]
+        here = [name for name, one in self._blocks.items() if one is None or one["type"] in roles]
         known = sorted({*here, *(name for one in roles for name in self._names(one))})
         self.report(path, f"no {role} backend {value[:80]!r}{self._hint(value, known, 'there are')}")
         return None
@@ -512,7 +514,8 @@ class _Resolver:
 
     def _variable(self, path: Path, name: str) -> None:
         if not _is_identifier(name):
-            self.report(path, f"{name[:80]!r} is not a variable's name; use letters, digits and _, such as {slug(name).upper()}")
+            write = slug(name).upper().replace("-", "_")
+            self.report(path, f"{name[:80]!r} is not a variable's name; use letters, digits and _, such as {write}")
         elif name.startswith("ZEN_"):
             self.report(path, "names that begin with ZEN_ are zen-runner's own; choose another")
 

@@ -12,6 +12,7 @@ from backends import errors, outcome
 
 if TYPE_CHECKING:
     from backends.base import OrchestratorBaseBackend
+    from backends.orchestrator.driver import Launcher
     from backends.store import Store
 
 PROGRAM = "zen-runner"
@@ -224,11 +225,16 @@ def _run_pipeline(args: argparse.Namespace, config: Config, sha: str, environ: E
     run = _run_id(args, config, store, environ)
     reporter = progress.choose(args.output, config, store, _resume_command(args, run), quiet=args.quiet)
     try:
+        launcher: Launcher | None = None
         if isinstance(backend, OrchestratorLocalBackend):
-            launcher = LocalLauncher(config, sha, run, store, reporter.output, environ)
-            stop_requested = launcher.stop_requested
+            local = LocalLauncher(config, sha, run, store, reporter.output, environ)
+            launcher, stop_requested, reporter.write = local, local.stop_requested, local.write
         else:
-            launcher, stop_requested = None, _stop_requested()
+            from backends.orchestrator.docker import OrchestratorDockerBackend
+
+            stop_requested = _stop_requested()
+            if isinstance(backend, OrchestratorDockerBackend):
+                launcher = backend.make_launcher(config, run, store, reporter.output)
         return backend.run(config, run, store, launcher, report=reporter.report, stop_requested=stop_requested)
     finally:
         reporter.close()

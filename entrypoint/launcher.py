@@ -53,6 +53,10 @@ class LocalLauncher:
         """Tell whether a stop signal came to this process."""
         return self._supervisor.stopped_by is not None
 
+    def write(self, fd: int, data: bytes) -> None:
+        """Write to one of our own streams, serving signals and deadlines while its reader is slow."""
+        self._supervisor.write(fd, data)
+
     def start(self, step: str, memory: int | None) -> None:
         """Begin one attempt; its record comes through ``wait``."""
 

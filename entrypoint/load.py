@@ -29,6 +29,8 @@ STEP_KEYS = frozenset(
         *("grace_period", "cache", "env"),
     )
 )
+RESOURCES = frozenset(("cpu", "memory", "gpu"))
+RETRY = frozenset(("limit", "on", "backoff", "memory_factor"))
 _KINDS = ("call", "run", "beam", "spark")
 
 
@@ -125,12 +127,29 @@ def _resolved(data: bytes) -> dict[str, Any] | None:
     steps = config.get("steps")
     if config.keys() != RESOLVED_KEYS or not isinstance(steps, dict) or not steps:
         return None
-    for step in steps.values():
-        if not isinstance(step, dict) or not step.keys() >= STEP_KEYS or len(step) != len(STEP_KEYS) + 1:
-            return None
-        if not any(kind in step for kind in _KINDS):
-            return None
-    return config
+    return config if all(map(_is_resolved_step, steps.values())) else None
+
+
+def _is_resolved_step(step: object) -> bool:
+    """Tell whether a step has the keys and the kinds of value that the supervisor counts on."""
+    if not isinstance(step, dict) or not step.keys() >= STEP_KEYS or len(step) != len(STEP_KEYS) + 1:
+        return False
+    kind = next((kind for kind in _KINDS if kind in step), None)
+    if kind is None or not (_are_texts(step[kind]) if kind == "run" else isinstance(step[kind], str)):
+        return False
+    if not all(isinstance(step[name], dict) for name in ("args", "inputs", "resources", "retry", "env")):
+        return False
+    if not all(isinstance(source, dict) for source in step["inputs"].values()):
+        return False
+    if not all(_are_texts(step[name]) for name in ("outputs", "after", "parents")):
+        return False
+    if not all(step[name] is None or isinstance(step[name], int | float) for name in ("timeout", "grace_period")):
+        return False
+    return bool(step["resources"].keys() == RESOURCES and step["retry"].keys() == RETRY)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
 
 def _wrong(origin: str, message: str, cause: BaseException | None = None) -> ConfigError:

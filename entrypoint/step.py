@@ -217,6 +217,8 @@ class StepAttempt:
         for name in step["outputs"]:
             if step["as"] == "url":
                 self._outputs[name] = self.run.store.url_of(f"{self._attempt.prefix}/out/{name}")
+                if self.run.store.root is not None:
+                    os.makedirs(os.path.dirname(self._outputs[name]), exist_ok=True)
             else:
                 self._outputs[name] = os.path.join(self._scratch, "out", name)
         for parent in step["parents"]:
@@ -318,9 +320,9 @@ class StepAttempt:
             argv = self._shim_argv()
         else:
             argv = self._render(step["run"])
-            for number, argument in enumerate(argv):
-                if "\0" in argument:
-                    raise ConfigError(f"steps.{self.name}.run[{number}] holds a NUL character, which no program can be given")
+        for where, text in [*((f"run[{number}]", text) for number, text in enumerate(argv)), *env.items()]:
+            if "\0" in text:
+                raise ConfigError(f"steps.{self.name}: {where} holds a NUL character, which no program can be given")
         self._write_replay()
         self._group = self.run.group
         if self._memory is not None and self._group is not None:
@@ -691,20 +693,38 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
                 pass
             record = attempt.finish()
     except ZenRunnerError as error:
-        record = {
-            "version": 1,
-            "run": name,
-            "step": step,
-            "attempt": 0,
-            "class": error.outcome_class,
-            "exit_code": error.exit_code,
-            "message": str(error),
-        }
+        record = _refusal(name, step, error.outcome_class, str(error))
+    except Exception as error:
+        if environ.get("ZEN_RUNNER_DEBUG"):
+            raise
+        supervisor.kill()
+        record = _surprise(config, error, name, step)
     line = last_words(record)
     if last[STDERR] != b"\n":
         line = "\n" + line
     supervisor.write(STDERR, line.encode())
     return int(record["exit_code"])
+
+
+def _refusal(run: str | None, step: str, kind: str, message: str) -> Record:
+    """Return the record of a step that has no claim, and so no place in the store."""
+    code = outcome.code_of(kind)
+    return {
+        "version": 1, "run": run, "step": step, "attempt": 0, "class": kind, "exit_code": code, "message": message
+    }  # fmt: skip
+
+
+def _surprise(config: Config, error: Exception, run: str | None, step: str) -> Record:
+    """Return the record of a failure that nobody foresaw: most likely a config that says it is resolved, and is not."""
+    from backends import document, resolve
+
+    try:
+        doc = document.parse(wire.dumps(config).encode(), "the resolved config")
+        resolve.load(doc, base=os.getcwd(), name_default="pipeline", environ={})
+    except ConfigError as why:
+        return _refusal(run, step, outcome.CONFIG, str(why))
+    message = f"zen-runner itself failed, {type(error).__name__}: {error}; ZEN_RUNNER_DEBUG=1 shows where"
+    return _refusal(run, step, outcome.USER, message)
 
 
 def _same_file(one: int, other: int) -> bool:

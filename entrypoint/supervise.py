@@ -163,16 +163,20 @@ class Supervisor:
 
     def close(self) -> None:
         """Give the signals back. Processes still running are killed."""
-        for process in list(self._processes.values()):
-            self.stop(process, "terminated", now=True)
-        while self._processes:
-            self.poll(1.0)
+        self.kill()
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.set_wakeup_fd(self._previous_wake)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         os.close(self._wake_read)
         os.close(self._wake_write)
+
+    def kill(self) -> None:
+        """End all processes at once."""
+        for process in list(self._processes.values()):
+            self.stop(process, "terminated", now=True)
+        while self._processes:
+            self.poll(1.0)
 
     def beat(self, every: float, call: Callable[[], None]) -> None:
         """Call something every so many seconds until ``unbeat``, also while this process is busy with a large file.

@@ -264,6 +264,37 @@ def test_exit_78_wrong_config(tmp_path: Path) -> None:
     assert done.record["class"] == "config"
 
 
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [("inputs", 5), ("parents", None), ("run", "text"), ("run", [1]), ("timeout", "soon"), ("resources", []), ("retry", 1)],
+)
+def test_exit_78_resolved_config_that_is_not(tmp_path: Path, where: str, value: object) -> None:
+    (tmp_path / "plain.json").write_text(document(tmp_path, "hello"))
+    resolved = json.loads(run("resolve", "--config", "plain.json", cwd=tmp_path).stdout)
+    resolved["steps"]["s"][where] = value
+    (tmp_path / "resolved.json").write_text(json.dumps(resolved, separators=(",", ":")))
+    done = run("--config", "resolved.json", "--step", "s", cwd=tmp_path)
+    assert (done.code, done.record["class"]) == (78, "config"), done.errors
+    assert f"steps.s.{where}" in done.record["message"]
+    assert "Traceback" not in done.errors
+
+
+def test_exit_78_nul_in_an_argument(tmp_path: Path) -> None:
+    done = run("--config", str(one(tmp_path, run=["echo", "a\0b"])), "--step", "s", cwd=tmp_path)
+    assert (done.code, done.record["class"]) == (78, "config")
+
+
+def test_as_url_gives_urls(tmp_path: Path) -> None:
+    steps = {
+        "a": {"run": [SH, "-c", 'echo one > "$ZEN_OUTPUT_X"'], "outputs": ["x"], "as": "url"},
+        "b": {"run": ["cat", "{inputs.x}"], "inputs": {"x": "a.x"}, "as": "url"},
+    }
+    done = run("--config", str(config(tmp_path, steps=steps)), cwd=tmp_path, ZEN_RUNNER_RUN_ID="r")
+    assert done.code == 0, done.errors
+    artifact = results(tmp_path, "r", "a")[0]["outputs"]["x"]
+    assert artifact["digest"] == "sha256:" + hashlib.sha256(b"one\n").hexdigest()
+
+
 def test_exit_78_unknown_step(tmp_path: Path) -> None:
     done = run("--config", str(one(tmp_path, run=["true"])), "--step", "t", cwd=tmp_path)
     assert (done.code, done.record["class"]) == (78, "config")

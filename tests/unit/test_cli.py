@@ -559,3 +559,31 @@ def test_replay_names_secrets_and_limits() -> None:
     assert {"--cpus=1.5", "--memory=1073741824", "--gpus=1", "--env=API_KEY", "--env=AWS_REGION"} < set(words)
     assert not any(word.startswith(("--volume", "--user", "--env=HOME")) for word in words)
     assert words[-1] == "zen-runner:cuda"
+
+
+@pytest.mark.engine
+def test_containers(job: Path) -> None:
+    """The same pipeline in containers: its output comes live, and a replay of one step is one that docker accepts."""
+    import docker
+
+    client = docker.from_env()
+    try:
+        client.images.get("zen-runner:cpu")
+    except docker.errors.ImageNotFound:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip("there is no image zen-runner:cpu: make images")
+    finally:
+        client.close()
+    (job / "good").touch()
+    done = zen("run", "-c", "pipeline.yaml", "--backend", "docker", cwd=job)
+    assert done.returncode == 0, done.stderr
+    assert "ingest | reading\n" in done.stdout
+    assert "clean  | careful\n" in done.stderr
+    run = run_id(done)
+    command = zen("replay", f"runs/runs/{run}/clean", cwd=job).stdout
+    again = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert again.returncode == 0, again.stderr
+    words = json.loads(again.stderr.splitlines()[-1])
+    table = job / "runs/runs" / words["run"] / "clean/1/out/table"
+    assert (words["run"] != run, table.read_text()) == (True, "1\n2\n3\n")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from backends import outcome, records
 from backends.errors import ConfigError, InfraError, PlacementError
-from backends.orchestrator.driver import MAX_BACKOFF, backoff, drive
+from backends.orchestrator.driver import MAX_BACKOFF, WAKE, backoff, drive
 from backends.store import Store, open_store
 
 Parents = Mapping[str, list[str]]
@@ -47,6 +47,7 @@ class Script:
         self.stops = 0
         self.asked: list[str] = []
         self.closed = 0
+        self.timeouts: list[float | None] = []
 
     def start(self, step: str, memory: int | None) -> None:
         assert not self.stops, "a step was started after the stop"
@@ -56,6 +57,7 @@ class Script:
         self.most = max(self.most, len(self.running))
 
     def wait(self, timeout: float | None) -> list[dict[str, Any]]:
+        self.timeouts.append(timeout)
         for index, (step, attempt) in enumerate(self.running):
             script = self.script.get(step) or ["success"]
             if script[0] == "stop" and step not in self.asked:
@@ -193,6 +195,13 @@ def test_a_retry_waits_for_its_backoff_while_others_run(store: Store) -> None:
     assert launcher.started == ["a", "b", "c", "a"]
     [retry] = events.of("step_retry")
     assert 0.1 <= retry["delay"] <= 0.2 and time.monotonic() - began >= retry["delay"]
+
+
+def test_a_retry_that_is_due_but_has_no_place_does_not_spin(store: Store) -> None:
+    launcher = Script(store, {"a": ["infra"], "b": ["stop"]})
+    config = pipeline({"a": [], "b": []}, retry={"limit": 1, "backoff": 0.01})
+    go(store, config, launcher, max_parallel=1, stop_requested=once(3))
+    assert launcher.started == ["a", "b"] and launcher.timeouts[1:3] == [WAKE, WAKE]
 
 
 @given(st.floats(0, 1e9), st.integers(0, 10_000))

@@ -288,7 +288,7 @@ def test_looking_up_a_built_in_name_imports_no_backend_and_no_metadata() -> None
         "import sys; from backends import registry; assert registry.find('orchestrator', 'docker');"
         "heavy = {'backends.base', 'backends.orchestrator.local', 'importlib.metadata', 'typing', 'docker'};"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules);"
-        "registry.load({'type': 'orchestrator', 'source': 'local'});"
+        "registry.load({'source': 'local', 'args': {'max_parallel': 2}}, 'orchestrator');"
         "heavy = {'importlib.metadata', 'typing', 'msgspec', 'inspect', 'docker', 'backends.orchestrator.docker'};"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )

@@ -1,0 +1,150 @@
+"""The JSON Schema says what the types say."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from backends import document, spec
+from entrypoint import load
+from tests.helpers import ROOT
+
+SAMPLE = """\
+version: 1
+name: penguins
+store: ./runs
+image: zen-runner:cpu
+code: .
+backend: laptop
+backends:
+  laptop:  {type: orchestrator, source: local, args: {max_parallel: 4}}
+  cluster: {type: orchestrator, source: kubernetes, args: {namespace: ml}}
+  spark:   {type: processing, source: spark, args: {master: "local[*]"}}
+  gpu:     {type: training, source: vertex, args: {project: p, region: europe-west1, accelerator: NVIDIA_TESLA_T4}}
+secrets:
+  API_KEY: {env: API_KEY}
+steps:
+  ingest:
+    call: penguins.ingest:run
+    args: {species: all}
+    outputs: [raw]
+  clean:
+    spark: penguins.clean:run
+    inputs: {raw: ingest.raw}
+    outputs: [table]
+    backend: spark
+  train:
+    run: [python, train.py, --data, "{inputs.table}", --out, "{outputs.model}", --epochs, "{args.epochs}"]
+    inputs: {table: clean.table}
+    args: {epochs: 3}
+    outputs: [model]
+    backend: gpu
+    resources: {cpu: 4, memory: 16Gi, gpu: 1}
+    retry: {limit: 2, on: [infra, oom, terminated], memory_factor: 2}
+    timeout: 2h
+    grace_period: 30s
+"""
+VALIDATOR = jsonschema.Draft202012Validator(spec.schema())
+EXAMPLES = sorted(ROOT.glob("examples/*/*.yaml"))
+
+
+def plain(text: str) -> Any:
+    return document.parse(text.encode(), "cfg.yaml").data
+
+
+def accepts(config: Any) -> bool:
+    """Tell whether the schema accepts a config."""
+    return bool(VALIDATOR.is_valid(config))
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(spec.schema())
+    assert spec.schema()["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+def test_the_sample_is_accepted() -> None:
+    VALIDATOR.validate(plain(SAMPLE))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.parent.name)
+def test_the_examples_are_accepted_by_schema_and_types(path: Path) -> None:
+    VALIDATOR.validate(plain(path.read_text()))
+    load.load(load.find(str(path), {}), environ={})
+
+
+def test_there_are_examples() -> None:
+    assert EXAMPLES
+
+
+WRONG: list[tuple[tuple[str, ...], Any]] = [
+    (("version",), 2),
+    (("version",), None),
+    (("nmae",), "x"),
+    (("name",), "Penguins"),
+    (("steps",), {}),
+    (("steps",), []),
+    (("steps", "Train"), {"run": ["x"]}),
+    (("steps", "x"), {}),
+    (("steps", "x"), {"run": ["x"], "call": "a:b"}),
+    (("steps", "train", "run"), []),
+    (("steps", "train", "run"), "python train.py"),
+    (("steps", "train", "outputs"), "model"),
+    (("steps", "train", "outputs"), ["a-b"]),
+    (("steps", "train", "outputs"), ["a", "a"]),
+    (("steps", "train", "inputs"), {"a-b": "clean.table"}),
+    (("steps", "train", "inputs", "table"), {"from": "clean.table", "url": "./x"}),
+    (("steps", "train", "inputs", "table"), {}),
+    (("steps", "train", "as"), "file"),
+    (("steps", "train", "timeout"), "2 hours"),
+    (("steps", "train", "cache"), "yes"),
+    (("steps", "train", "retry", "on"), ["config"]),
+    (("steps", "train", "retry", "memory_factor"), 0.5),
+    (("steps", "train", "resources", "memory"), "lots"),
+    (("steps", "train", "resources", "gpu"), -1),
+    (("steps", "train", "env"), {"A": True}),
+    (("steps", "train", "foreach"), [1]),
+    (("steps", "train", "parents"), ["clean"]),
+    (("steps", "ingest", "call"), "penguins.ingest.run"),
+    (("backends", "gpu", "type"), "trainer"),
+    (("backends", "gpu"), {"type": "training"}),
+    (("secrets", "API_KEY"), "sk-1"),
+    (("secrets", "API_KEY"), {}),
+    (("secrets", "API_KEY"), {"env": "A", "file": "b"}),
+    (("resolved",), True),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), WRONG, ids=lambda part: ".".join(part) if isinstance(part, tuple) else None)
+def test_what_is_wrong_is_not_accepted(path: tuple[str, ...], value: object) -> None:
+    config = copy.deepcopy(plain(SAMPLE))
+    target = config
+    for part in path[:-1]:
+        target = target[part]
+    target[path[-1]] = value
+    assert not accepts(config)
+
+
+def test_every_key_is_described_for_editors() -> None:
+    schema = spec.schema()
+    for part in (schema, *schema["$defs"].values()):
+        assert part["description"]
+        for name, key in part["properties"].items():
+            assert key["description"], name
+
+
+def test_internal_keys_are_not_offered() -> None:
+    text = str(spec.schema())
+    assert "'resolved'" not in text
+    assert "'parents'" not in text
+
+
+def test_every_example_in_the_schema_is_right() -> None:
+    schema = spec.schema()
+    for part in (schema, *schema["$defs"].values()):
+        for name, key in part["properties"].items():
+            for example in key.get("examples", ()):
+                jsonschema.Draft202012Validator({**key, "$defs": schema["$defs"]}).validate(example), name
