@@ -347,7 +347,14 @@ def trouble(what: str, path: str, error: OSError) -> InfraError:
         error: what the operating system said.
     """
     if error.errno in (errno.EACCES, errno.EPERM):
-        hint = f"give user {os.geteuid()} the right to, or choose another `store`"
+        there = path
+        while not os.path.exists(there) and there != os.path.dirname(there):
+            there = os.path.dirname(there)
+        owner = os.stat(there)
+        hint = (
+            f"this is user {os.geteuid()}, and {there} belongs to {owner.st_uid}:{owner.st_gid}: run as its owner "
+            f"(docker run --user {owner.st_uid}:{owner.st_gid}), or choose another `store`"
+        )
     else:
         hint = _HINTS.get(error.errno or 0, "check `store` in the config")
     return InfraError(f"cannot {what} {path}: {error.strerror or error}; {hint}")

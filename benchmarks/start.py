@@ -13,7 +13,7 @@ from pathlib import Path
 from benchmarks.measure import Figure, first_byte, ratio, wall
 
 ROOT = Path(__file__).resolve().parent.parent
-PYTHON = os.path.realpath(sys.executable)
+PYTHON = sys.executable
 SITE = next(path for path in sys.path if path.endswith("site-packages"))
 # How the image starts it: no site, one directory with everything (images/ has the script).
 LAUNCH = [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 from benchmarks.measure import Figure, ratio, wall
 from benchmarks.start import LAUNCH
 
-PYTHON = os.path.realpath(sys.executable)
+PYTHON = sys.executable
 FEW, MANY = 5, 45
 
 

@@ -293,7 +293,7 @@ class StepAttempt:
                 return self._inputs[reference[1]]
             return list(reference) if reference[0] == "outputs" else self._look_up(reference)
 
-        plain: Any = placeholders.substitute(step, by_content)
+        plain: Any = placeholders.substitute({**step, "env": {**run.config["env"], **step["env"]}}, by_content)
         self._cache_key = records.cache_key(self.name, plain, self._inputs, run.code_digest, image)
         found = records.cache_get(run.store, self._cache_key)
         if found is None:
@@ -605,6 +605,7 @@ class StepAttempt:
             "values": {},
             "config": self.run.sha,
             "platform": self.run.platform,
+            "image": self.run.environ.get("ZEN_RUNNER_IMAGE_DIGEST"),
             "usage": self._usage(),
             "host": os.uname().nodename,
             "cached_from": None,

@@ -80,7 +80,7 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
 
     def submit(self, config: Mapping[str, Any], run_id: str, store: Store) -> dict[str, Any]:
         earlier = read_handle(store, run_id)
-        if earlier is not None and _is_alive(earlier):
+        if earlier is not None and is_alive(earlier):
             raise DuplicateError(f"run {run_id!r} has a driver already: process {earlier['pid']} on {earlier['host']}")
         digest = records.put_config(store, config)
         key = f"configs/{digest}.json"
@@ -135,7 +135,7 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
         told = False
         elsewhere = ""
         for driver in _drivers(store, handle):
-            lives = _is_alive(driver)
+            lives = is_alive(driver)
             if lives is None:
                 elsewhere = driver["host"]
                 continue
@@ -159,12 +159,12 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
         store = open_store(handle["store"])
         run = records.read_run(store, handle["run"])
         driver = handle
-        lives = _is_alive(handle)
+        lives = is_alive(handle)
         if run is None or (lives and run["pid"] != handle["pid"]):
             run = {}
         elif run["state"] == RUNNING:
             driver = run
-            lives = _is_alive(run)
+            lives = is_alive(run)
         else:
             return _answer(handle, _state(run["state"]), run, _steps(store, handle, ended=True))
         steps = _steps(store, handle, ended=lives is False)
@@ -231,7 +231,7 @@ def _log_path(store: Store, run_id: str) -> str:
     return os.path.join(folder, "driver.log")
 
 
-def _is_alive(driver: Mapping[str, Any]) -> bool | None:
+def is_alive(driver: Mapping[str, Any]) -> bool | None:
     """Tell whether the process that a handle or ``run.json`` names lives; None if that can't be seen from here."""
     here = records.whoami()
     if driver["host"] != here["host"]:
@@ -257,14 +257,14 @@ def _drivers(store: Store, handle: Mapping[str, Any]) -> list[Mapping[str, Any]]
     drivers = [handle]
     if run is not None and run["state"] == RUNNING:
         drivers.append(run)
-    elif run is not None and _is_alive(handle) is None:
+    elif run is not None and is_alive(handle) is None:
         return []
     return drivers
 
 
 def _is_over(store: Store, handle: Mapping[str, Any]) -> bool:
     """Tell whether nobody works on the run; a driver that can't be seen counts as working until its run ended."""
-    return all(_is_alive(driver) is False for driver in _drivers(store, handle))
+    return all(is_alive(driver) is False for driver in _drivers(store, handle))
 
 
 def _state(name: str) -> str:
