@@ -20,8 +20,7 @@ from time import monotonic, sleep
 from backends import graph, outcome, records, transport, wire
 from backends.engine import connect, engine
 from backends.errors import ConfigError, DuplicateError, InfraError, PlacementError, Problem, Terminated, ZenRunnerError
-from backends.orchestrator.client import ClientDrivenBackend
-from backends.orchestrator.client import is_alive
+from backends.orchestrator.client import ClientDrivenBackend, is_alive
 from backends.store import BUCKET_SCHEMES, open_store
 
 TYPE_CHECKING = False
