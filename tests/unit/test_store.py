@@ -119,7 +119,7 @@ def test_a_file_where_a_folder_should_be(store: LocalStore) -> None:
 
 @pytest.mark.parametrize(
     ("number", "hint"),
-    [(errno.ENOSPC, "free some space"), (errno.EROFS, "read-write"), (errno.EACCES, "the right to"), (errno.EIO, "disk")],
+    [(errno.ENOSPC, "free some space"), (errno.EROFS, "read-write"), (errno.EACCES, "run as its owner"), (errno.EIO, "disk")],
 )
 def test_faults_say_what_where_and_what_to_do(store: LocalStore, monkeypatch: pytest.MonkeyPatch, number: int, hint: str) -> None:
     store.put("a/x", b"old")
