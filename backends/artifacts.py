@@ -25,6 +25,7 @@ _BLOCK = 1 << 20
 _THREADS = 8
 _AGAIN = "make it again, in a new run"
 _HEADER = '["zen-runner tree",1]\n'  # keeps an empty directory from looking like an empty file
+_GATHERED = '["zen-runner gathered",1]\n'
 
 
 def digest(path: str) -> str:
@@ -128,20 +129,56 @@ def fetch(store: Store, artifact: dict[str, Any], scratch: str, name: str = "") 
         InputError: it is missing, or its digest is not the one that was published.
         InfraError: the store could not be read.
     """
-    key, expected = str(artifact["key"]), str(artifact["digest"])
-    label = f"input {name!r} ({store.url_of(key)})" if name else f"input {store.url_of(key)}"
-    if store.root is not None:
-        path = store.url_of(key)
-    else:
-        path = f"{_room(scratch)}/{os.path.basename(key)}"
-        if artifact["kind"] == "dir":
-            _fetch_tree(store, key, expected, path, label)
-        elif not store.download(key, path):
-            raise InputError(f"{label} is missing from the store; {_AGAIN}")
-    found = _digest_of_input(path, label)
-    if found != expected:
-        raise InputError(f"{label} is not what was published: expected {expected}, found {found}")
+    key = str(artifact["key"])
+    path = store.url_of(key) if store.root is not None else f"{_room(scratch)}/{os.path.basename(key)}"
+    _bring(store, artifact, path, name)
     return path
+
+
+def gather(store: Store, found: list[dict[str, Any]], scratch: str, name: str = "") -> str:
+    """Bring many artifacts into one directory and verify each.
+
+    Args:
+        store: where they lie.
+        found: as `publish` returned them.
+        scratch: a directory of the attempt's own.
+        name: what the step calls this input, for messages.
+
+    Returns:
+        A directory whose entries are ``00000000``, ``00000001``, …: the artifacts in order, as links into the store if
+        that is local.
+
+    Raises:
+        InputError: one is missing, or its digest is not the one that was published.
+        InfraError: the store could not be read.
+    """
+    folder = f"{_room(scratch)}/{name or 'gathered'}"
+    make_folder(folder)
+
+    def bring(number: int) -> None:
+        entry = f"{folder}/{number:08d}"
+        if store.root is None:
+            _bring(store, found[number], entry, name)
+            return
+        path = store.url_of(str(found[number]["key"]))
+        _bring(store, found[number], path, name)
+        try:
+            os.symlink(path, entry)
+        except OSError as error:
+            raise trouble("write", entry, error) from error
+
+    if store.root is None:
+        _each(bring, list(range(len(found))))
+    else:
+        for number in range(len(found)):
+            bring(number)
+    return folder
+
+
+def gathered_digest(found: list[dict[str, Any]]) -> str:
+    """Return the digest of artifacts gathered in this order: the SHA-256 over a header line and a line a digest."""
+    text = _GATHERED + "".join(f"{artifact['digest']}\n" for artifact in found)
+    return f"sha256:{wire.sha256(text.encode())}"
 
 
 def fetch_url(url: str, scratch: str, name: str = "") -> tuple[str, str]:
@@ -393,6 +430,20 @@ def _fetch_tree(store: Store, key: str, expected: str, path: str, label: str) ->
         if kind == "x":
             mode = os.stat(f"{path}/{member}").st_mode
             os.chmod(f"{path}/{member}", mode | (mode & 0o444) >> 2)  # whoever may read it may run it
+
+
+def _bring(store: Store, artifact: dict[str, Any], path: str, name: str) -> None:
+    """Verify what is at ``path``: the artifact itself in a local store, else a copy that is made there first."""
+    key, expected = str(artifact["key"]), str(artifact["digest"])
+    label = f"input {name!r} ({store.url_of(key)})" if name else f"input {store.url_of(key)}"
+    if store.root is None:
+        if artifact["kind"] == "dir":
+            _fetch_tree(store, key, expected, path, label)
+        elif not store.download(key, path):
+            raise InputError(f"{label} is missing from the store; {_AGAIN}")
+    found = _digest_of_input(path, label)
+    if found != expected:
+        raise InputError(f"{label} is not what was published: expected {expected}, found {found}")
 
 
 def _fetch_member(store: Store, key: str, path: str, label: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from backends import registry, wire
-from backends.errors import ConfigError, Problem
+from backends.errors import ConfigError, InfraError, Problem
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -122,11 +122,12 @@ class OrchestratorBaseBackend(BaseBackend):
     BACKEND_TYPE = "orchestrator"
 
     @abstractmethod
-    def render(self, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def render(self, config: Mapping[str, Any], run_id: str = "{run}") -> list[dict[str, Any]]:
         """Return the documents that this backend would hand to its platform; pure, offline and deterministic.
 
         Args:
             config: the resolved config.
+            run_id: the run's id; by default something that stands for one.
         """
 
     @abstractmethod
@@ -163,6 +164,51 @@ class OrchestratorBaseBackend(BaseBackend):
             DuplicateError: a live driver has this run already.
             InfraError: the store or the platform could not be reached.
         """
+
+    def wait(
+        self,
+        handle: Mapping[str, Any],
+        *,
+        report: Report | None = None,
+        stop_requested: Callable[[], bool] | None = None,
+    ) -> dict[str, Any]:
+        """Wait for the end of a submitted run and return the summary that ``driver.drive`` describes.
+
+        Args:
+            handle: what ``submit`` returned.
+            report: called with each event; None for silence.
+            stop_requested: called often; True cancels the run.
+
+        Raises:
+            InfraError: how the run does could not be learned for ``BLIND`` seconds.
+        """
+        import time
+
+        from backends import records
+        from backends.store import open_store
+
+        told, sighted = False, time.monotonic()
+        while (status := self.status(handle))["state"] not in (SUCCEEDED, FAILED, CANCELLED):
+            if status["state"] != UNKNOWN:
+                sighted = time.monotonic()
+            elif time.monotonic() - sighted > BLIND:
+                raise InfraError(f"run {handle['run']!r} can't be followed any more: {status['message']}")
+            if not told and stop_requested is not None and stop_requested():
+                self.cancel(handle)
+                told = True
+            time.sleep(0.2)
+        store = open_store(handle["store"])
+        skipped = {step: "an earlier step failed" for step, state in status["steps"].items() if state == SKIPPED}
+        summary = {
+            **(records.read_run(store, handle["run"]) or {}),
+            **{key: status[key] for key in ("run", "class", "exit_code", "message")},
+            "resumed": [],
+            "steps": records.results(store, handle["run"]),
+            "skipped": skipped,
+        }
+        if report is not None:
+            report("run_finished", summary=summary)
+        return summary
 
     @abstractmethod
     def status(self, handle: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,6 +247,10 @@ PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED, SKIPPED, UNKNOWN = STATES = (
     "skipped",
     "unknown",
 )
+
+
+BLIND = 600.0
+"""Seconds for which a run's state may be unknown while somebody waits for its end."""
 
 
 class ProcessingBaseBackend(BaseBackend):

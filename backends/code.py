@@ -69,6 +69,27 @@ def listing(root: str, *, exclude: Iterable[str] = (), limit: int = MAX_BYTES) -
     return _list(root, exclude, limit)[0]
 
 
+def configs(root: str) -> list[str]:
+    """Return the paths of zen-runner's own configs at the top of a code directory."""
+    from backends import document
+
+    found = []
+    for name in sorted(os.listdir(root)):
+        path = os.path.join(root, name)
+        if name.endswith((".yaml", ".yml", ".json")) and os.path.isfile(path):
+            try:
+                with open(path, "rb") as file:
+                    text = file.read(document.MAX_BYTES + 1)
+                if b"steps" not in text:
+                    continue
+                data = document.parse(text, name).data
+            except (OSError, errors.ConfigError):
+                continue  # then it is something else
+            if data.get("version") == 1 and isinstance(data.get("steps"), dict):
+                found.append(path)
+    return found
+
+
 def digest(root: str, *, exclude: Iterable[str] = (), limit: int = MAX_BYTES) -> str:
     """Return the digest of what ships, such as ``sha256:9f86d0…``, the same wherever the same files lie.
 

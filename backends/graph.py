@@ -7,6 +7,7 @@ from backends.errors import ConfigError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Any
 
 
 class Graph:
@@ -81,6 +82,47 @@ def order(parents: Mapping[str, Sequence[str]]) -> list[str]:
     if len(steps) < len(parents):
         raise ConfigError("steps wait for each other in a circle: " + " → ".join(_circle(parents, set(steps))))
     return steps
+
+
+def members(steps: Mapping[str, Any], name: str) -> list[str]:
+    """Return what a name stands for among resolved steps: a step, the members of a ``foreach`` step by index, or nothing.
+
+    Args:
+        steps: the resolved config's ``steps``.
+        name: a step's name.
+    """
+    if name in steps:
+        return [name]
+    first = steps.get(f"{name}.0")
+    return [f"{name}.{index}" for index in range(first["foreach"]["size"])] if first is not None else []
+
+
+def named(steps: Mapping[str, Any]) -> list[str]:
+    """Return the names of resolved steps as people wrote them: the members of a ``foreach`` step go by its own.
+
+    Args:
+        steps: the resolved config's ``steps``.
+    """
+    # Configs of runs of an earlier version don't have the key.
+    return list(dict.fromkeys(spec["foreach"]["of"] if spec.get("foreach") else name for name, spec in steps.items()))
+
+
+def in_order(steps: Mapping[str, Any]) -> list[str]:
+    """Return all resolved steps in their order, but the members of a ``foreach`` step together and by index.
+
+    Args:
+        steps: the resolved config's ``steps``; canonical JSON has them by the alphabet, where ``s.10`` comes before ``s.2``.
+    """
+    return [member for name in named(steps) for member in members(steps, name)]
+
+
+def groups(steps: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the members of every ``foreach`` step by index, in the order of the steps.
+
+    Args:
+        steps: the resolved config's ``steps``.
+    """
+    return {name: members(steps, name) for name in named(steps) if name not in steps}
 
 
 def _circle(parents: Mapping[str, Sequence[str]], placed: set[str]) -> list[str]:

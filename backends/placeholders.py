@@ -1,7 +1,8 @@
-"""Placeholders: ``{inputs.x}``, ``{outputs.x}``, ``{args.x}`` and ``{STEP.values.a.b}`` in a step's strings.
+"""Placeholders: ``{inputs.x}``, ``{outputs.x}``, ``{args.x}``, ``{STEP.values.a.b}`` and ``{item.x}`` in a step's strings.
 
 A reference is a dotted name between braces: two or more segments of letters, digits, ``_`` and ``-``, the first of
-them with a letter in it. ``{{inputs.x}}`` stands for the text ``{inputs.x}``. Every other brace is plain text. Nothing
+them with a letter in it; and ``{item}`` alone. ``{{inputs.x}}`` stands for the text ``{inputs.x}``. Every other brace is
+plain text. Nothing
 goes through a shell, and what was put in is never read again: a value that looks like a placeholder stays what it is.
 """
 
@@ -15,13 +16,15 @@ if TYPE_CHECKING:
 
     Lookup = Callable[[tuple[str, ...]], object]
 
+ITEM = "item"
+"""What the placeholders of a ``foreach`` step's item begin with."""
 _LONGEST = 256  # characters of one reference; a bound keeps scanning linear whatever the text
 
 
 def _is_reference(body: str) -> bool:
     segments = body.split(".")
     if len(segments) < 2 or not body.isascii():
-        return False
+        return body == ITEM
     for segment in segments:
         if not segment.replace("_", "a").replace("-", "a").isalnum():
             return False
@@ -102,4 +105,80 @@ def substitute(value: object, lookup: Lookup) -> object:
         return [substitute(item, lookup) for item in value]
     if isinstance(value, dict):
         return {key: substitute(item, lookup) for key, item in value.items()}
+    return value
+
+
+def escape(text: str) -> str:
+    """Return ``text`` with its placeholders written as plain text: reading it gives ``text`` again.
+
+    Args:
+        text: any string.
+    """
+    parts, at, done = [], 0, 0
+    while (at := text.find("{", at)) >= 0:
+        end = text.find("}", at + 1, at + 1 + _LONGEST)
+        if end >= 0 and _is_reference(text[at + 1 : end]):
+            parts += [text[done:at], "{", text[at : end + 1], "}"]
+            done = end + 1
+        at += 1
+    return "".join(parts) + text[done:]
+
+
+def fill(value: object, head: str, lookup: Lookup) -> object:
+    """Return ``value`` with the placeholders of one kind replaced, as :func:`substitute` does, to be read again for the others.
+
+    Args:
+        value: plain data: a string, or lists and mappings of such.
+        head: what those placeholders begin with.
+        lookup: as in :func:`substitute_text`.
+
+    Raises:
+        ValueError: what was put in would come to stand as a brace on both sides of another placeholder.
+    """
+    if isinstance(value, str):
+        reference = tuple(value[1:-1].split("."))
+        if reference[0] == head and names(value) == [value[1:-1]]:
+            return _escaped(lookup(reference))
+        return fill_text(value, head, lookup)
+    if isinstance(value, list):
+        return [fill(item, head, lookup) for item in value]
+    if isinstance(value, dict):
+        return {key: fill(item, head, lookup) for key, item in value.items()}
+    return value
+
+
+def fill_text(text: str, head: str, lookup: Lookup) -> str:
+    """Return ``text`` as :func:`fill` does, but always as text.
+
+    Args:
+        text: the string with placeholders.
+        head: what those to replace begin with.
+        lookup: as in :func:`substitute_text`.
+
+    Raises:
+        ValueError: as :func:`fill`.
+    """
+    if not any(name.partition(".")[0] == head for name in names(text)):
+        return text
+    plain = [""]  # the texts before, between and after the placeholders that stay
+    kept: list[str] = []
+    for is_reference, piece in _pieces(text):
+        if is_reference and piece.partition(".")[0] != head:
+            kept.append("{" + piece + "}")
+            plain.append("")
+        else:
+            plain[-1] += render(lookup(tuple(piece.split(".")))) if is_reference else piece
+    for before, name, after in zip(plain, kept, plain[1:], strict=False):
+        if before.endswith("{") and after.startswith("}"):
+            raise ValueError(f"the item puts braces around {name}, which would make it plain text")
+    return "".join(escape(before) + name for before, name in zip(plain, [*kept, ""], strict=True))
+
+
+def _escaped(value: object) -> object:
+    if isinstance(value, str):
+        return escape(value)
+    if isinstance(value, list):
+        return [_escaped(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _escaped(item) for key, item in value.items()}
     return value

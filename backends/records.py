@@ -18,7 +18,7 @@ from backends.errors import DuplicateError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     from backends.store import Store
@@ -166,13 +166,30 @@ def _good(store: Store, run: str, step: str, numbers: list[int]) -> dict[str, An
     return None
 
 
+def good_results(store: Store, run: str, steps: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the records of the successes of many steps, by step; a step without one is left out."""
+    if store.root is not None or len(steps) < 2:
+        found = [good_result(store, run, step) for step in steps]
+    else:  # in a bucket every look costs a round trip
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(16) as pool:
+            found = list(pool.map(lambda step: good_result(store, run, step), steps))
+    return {step: record for step, record in zip(steps, found, strict=True) if record is not None}
+
+
+def is_step(name: str) -> bool:
+    """Tell whether an entry of ``runs/<run>/`` is a step's: one without a dot, or a ``foreach`` step's member, ``train.0``."""
+    return "." not in name or name.rpartition(".")[2].isdecimal()
+
+
 def results(store: Store, run: str) -> dict[str, dict[str, Any]]:
     """Return the last record of each step that has one, by step."""
     check_run_id(run)
     found: dict[str, dict[str, Any]] = {}
     if store.root is not None:
         for step in store.names(f"runs/{run}"):
-            if "." not in step:
+            if is_step(step):
                 for number in reversed(attempts(store, run, step)):
                     if (record := result(store, run, step, number)) is not None:
                         found[step] = record
@@ -245,6 +262,8 @@ def cache_key(name: str, step: Mapping[str, Any], inputs: Mapping[str, str], cod
         image: the digest of the image; without one, whatever tells one interpreter's packages from another's.
     """
     what = {key: step.get(key) for key in ("call", "run", "beam", "spark", "args", "outputs", "as", "env")}
+    if step.get("foreach") is not None:
+        what["item"] = step["foreach"]["item"]
     text = wire.dumps({"version": 1, "name": name, "step": what, "inputs": inputs, "code": code, "image": image})
     return wire.sha256(text.encode())
 

@@ -14,9 +14,10 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from backends import document, outcome, placeholders, quantities, registry
+from backends import document, outcome, placeholders, quantities, registry, wire
 from backends.errors import ConfigError, Problem, UsageError
-from backends.spec import KINDS, Block, Config, Input, Resources, Retry, Secret, Step
+from backends.placeholders import ITEM
+from backends.spec import KINDS, MOST_ITEMS, Block, Config, Input, Resources, Retry, Secret, Step
 from backends.store import BUCKET_SCHEMES
 
 Path = tuple[str | int, ...]
@@ -33,6 +34,9 @@ _SECRET_ENDS = ("PASSWORD", "PASSWD", "SECRET", "APIKEY")
 _NAME_RULE = "lower-case letters, digits, '-' and '_', a letter or digit at both ends, at most 63"
 _MOST_COMPARISONS = 200_000  # for did-you-mean; past that a hint isn't worth the wait
 _MOST_CYCLES = 20  # reported; one document can hold more circles than anybody can read
+_MOST_EDGES = 250_000  # to members of foreach steps; each costs some 40 bytes in a document that every attempt reads
+_MOST_BYTES = 131_000  # of an item as JSON, which goes into a variable: Linux takes 131,072 for one, its name included
+_MEMBER = {"of": str, "index": int, "size": int, "item": object}  # a resolved step's `foreach`
 
 
 def load(
@@ -191,6 +195,9 @@ class _Resolver:
         self._config: Config
         self._blocks: dict[str, dict[str, Any] | None] = {}
         self._outputs: dict[str, frozenset[str]] = {}
+        self._items: dict[str, list[Any]] = {}  # of the foreach steps
+        self._listed: dict[str, tuple[str, ...]] = {}  # the arg that a foreach step's items are from
+        self._groups: dict[str, list[str]] = {}  # in a resolved config: the members of what was a foreach step
         self._registered: dict[str, list[str]] = {}
         self._comparisons = 0  # made for hints
 
@@ -238,6 +245,9 @@ class _Resolver:
         parts = dotted.strip().split(".")
         if not equals or not all(parts):
             raise UsageError(f"--set takes PATH=VALUE, such as --set steps.train.args.epochs=5, not {dotted!r}")
+        member = ".".join(parts[1:3])
+        if parts[0] == "steps" and isinstance(data.get("steps"), dict) and member in data["steps"]:
+            parts[1:3] = [member]  # of what was a foreach step
         path = tuple(parts)
         self.given[path] = "--set"
         try:
@@ -347,6 +357,7 @@ class _Resolver:
             "env": self._env(config.env, (), None),
         }
         self._outputs = {name: frozenset(step.outputs) for name, step in config.steps.items()}
+        self._read_foreach()
         top = self._limits(config, (), None)
         steps = {name: self._step(name, step, {**top, "image": resolved["image"]}) for name, step in config.steps.items()}
         resolved["steps"] = steps
@@ -356,6 +367,8 @@ class _Resolver:
                 "steps need each other in a circle: " + " → ".join((*cycle, cycle[0])) + "; take one of these out of "
                 "inputs, after or placeholders",
             )
+        if not self.found:
+            resolved["steps"] = self._expanded(steps)
         return resolved
 
     def _check_name(self, path: Path, name: str, what: str) -> None:
@@ -438,6 +451,8 @@ class _Resolver:
     def _code(self, text: str | None) -> str | None:
         if text is None:
             return None
+        if self._was_resolved and text.startswith("sha256:"):
+            return text  # it was shipped, and lies in the store
         text = self._interpolate(text, ("code",))
         if "://" in text and not text.startswith("file:"):
             if not self._was_resolved:
@@ -614,10 +629,10 @@ class _Resolver:
 
     def _step(self, name: str, step: Step, top: dict[str, Any]) -> dict[str, Any]:
         path: Path = ("steps", name)
-        self._check_name(path, name, "a step's name")
+        self._check_name(path, step.foreach["of"] if isinstance(step.foreach, dict) else name, "a step's name")
         if step.parents is not UNSET and not self._was_resolved:
             self.report((*path, "parents"), "this key is written by `zen-runner resolve` only; write `after`")
-        if name in _HEADS:
+        if name in (*_HEADS, ITEM):
             self.report(path, f"a step can't be called {name}, which placeholders begin with; choose another name")
         kind = self._kind(step, path)
         is_url = kind in ("beam", "spark")
@@ -631,8 +646,7 @@ class _Resolver:
         for key, value in step.inputs.items():
             source = self._input(value, name, (*path, "inputs", key), how)
             done["inputs"][key] = source
-            if "step" in source:
-                parents.add(source["step"])
+            parents.update(part["step"] for part in source.get("gather", (source,)) if "step" in part)
         done["outputs"] = step.outputs
         self._check_variables(step, kind, path)
         done["after"] = list(dict.fromkeys(step.after))
@@ -644,7 +658,7 @@ class _Resolver:
             for reference in placeholders.names(text):
                 parent = self._reference(reference, name, step, at)
                 if parent is not None:
-                    parents.add(parent)
+                    parents.update(self._groups.get(parent, (parent,)))
         done["parents"] = sorted(parents)
         done["as"] = how
         done["backend"] = self._backend(step.backend, ("processing", "training"), (*path, "backend"))
@@ -729,30 +743,42 @@ class _Resolver:
             self.report(path, f"no step {other[:80]!r}{hint}")
         return False
 
-    def _input(self, value: str | Input, name: str, path: Path, how: str) -> dict[str, str]:
-        """Return ``{"step", "output"}`` or ``{"url"}``; an empty mapping after a problem."""
+    def _input(self, value: str | Input, name: str, path: Path, how: str) -> dict[str, Any]:
+        """Return ``{"step", "output"}``, ``{"url"}`` or ``{"gather"}``; an empty mapping after a problem."""
         if isinstance(value, str):
-            if "/" in value:
-                return self._external(value, path, how)
+            if "/" in value or _item_references(value):
+                return self._external(value, name, path, how)
             return self._from(value, name, path)
-        given = [key for key in ("from_", "url", "step", "output") if getattr(value, key) is not UNSET]
+        given = [key for key in ("from_", "url", "step", "output", "gather") if getattr(value, key) is not UNSET]
         if given == ["from_"]:
             return self._from(str(value.from_), name, (*path, "from"))
         if given == ["url"]:
-            return self._external(str(value.url), (*path, "url"), how)
+            return self._external(str(value.url), name, (*path, "url"), how)
+        if isinstance(value.gather, list) and given == ["gather"] and self._was_resolved:
+            parts = [(part.step, part.output) for part in value.gather]
+            return {"gather": [self._output(*part, name, path, ".".join(part)) for part in parts]}
         if given == ["step", "output"]:
             return self._output(str(value.step), str(value.output), name, path, f"{value.step}.{value.output}")
         if not self._is_broken(*path):
             self.report(path, "an input is one of {from: STEP.OUTPUT} and {url: PATH-OR-URL}")
         return {}
 
-    def _external(self, text: str, path: Path, how: str) -> dict[str, str]:
+    def _external(self, text: str, name: str, path: Path, how: str) -> dict[str, str]:
         self._no_interpolation(text, path)
+        references = _item_references(text)
+        for reference in references:
+            self._reference(reference, name, self._config.steps[name], path)
+        if references and references == placeholders.names(text):
+            return {"url": text}  # each item makes another of it
+        return {"url": self._fixed(text, path, how)}
+
+    def _fixed(self, text: str, path: Path, how: str) -> str:
+        """Return an external input made absolute."""
         if placeholders.names(text):
             self.report(path, "placeholders are not read here; an input is a fixed path or URL, or another step's output")
         if not text:
             self.report(path, "it is empty; write a path or a URL")
-        return {"url": self._location(text, path, None if how == "url" else (*BUCKET_SCHEMES, *_WEB))}
+        return self._location(text, path, None if how == "url" else (*BUCKET_SCHEMES, *_WEB))
 
     def _from(self, text: str, name: str, path: Path) -> dict[str, str]:
         other, dot, output = text.partition(".")
@@ -794,7 +820,9 @@ class _Resolver:
         """Check one placeholder and return the step that it makes a parent, if any."""
         head, *rest = reference.split(".")
         shown = f"{{{reference[:80]}}}"
-        if head == "args":
+        if head == ITEM:
+            self._item(rest, name, path, shown)
+        elif head == "args":
             self._arg(rest, step, path, shown)
         elif head in _HEADS:
             known: Collection[str] = step.inputs if head == "inputs" else self._outputs[name]
@@ -806,7 +834,7 @@ class _Resolver:
                 self.report(path, f"{shown}: an {head.removesuffix('s')} has no parts; write {{{head}.{rest[0]}}}")
         elif head == name and rest[0] == "values":
             self.report(path, f"{shown}: a step's own values are there only after it; use another step's")
-        elif head in self._config.steps:
+        elif head in self._config.steps or head in self._groups:
             if rest[0] == "values":
                 return head
             self.report(
@@ -815,7 +843,8 @@ class _Resolver:
         elif not self._is_broken("steps", head):
             what, hint = f"no step {head!r}", ""
             if rest[0] != "values":
-                what, hint = "this refers to nothing", self.did_you_mean(head, _HEADS)
+                known = (*_HEADS, ITEM) if name in self._items else _HEADS
+                what, hint = "this refers to nothing", self.did_you_mean(head, known)
             hint = hint or self.did_you_mean(head, self._config.steps, name)
             self.report(path, f"{shown}: {what}{hint}; for the plain text write {{{shown}}}")
         return None
@@ -824,19 +853,223 @@ class _Resolver:
         if path[2] == "args":
             self.report(path, f"{shown}: args can't be made of args; write the value")
             return
+        name = str(path[1])
+        if (listed := self._listed.get(name)) and tuple(rest[: len(listed)]) == listed:
+            self.report(path, f"{shown}: foreach goes through this list, and the step gets one item of it; write {{{ITEM}}}")
+            return
         found: Any = step.args
         for index, part in enumerate(rest):
-            if index and isinstance(found, str) and placeholders.names(found):
-                return  # what it holds is known only when the step runs
+            if index and isinstance(found, str) and (references := placeholders.names(found)):
+                if found == f"{{{references[0]}}}" and _item_references(found) and name in self._items:
+                    self._item([*references[0].split(".")[1:], *rest[index:]], name, path, shown)
+                    return
+                if references != _item_references(found):
+                    return  # what it holds is known only when the step runs
             if isinstance(found, list) and part.isdecimal() and int(part) < len(found):
                 found = found[int(part)]
             elif isinstance(found, dict) and part in found:
                 found = found[part]
             else:
-                if not self._is_broken("steps", str(path[1]), "args"):
+                if not self._is_broken("steps", name, "args"):
                     hint = self._hint(part, found if isinstance(found, dict) else (), "there are")
                     self.report(path, f"{shown}: no arg {'.'.join(rest[: index + 1])!r}{hint}")
                 return
+
+
+    # -- foreach -------------------------------------------------------------------------------------------------------
+
+    def _read_foreach(self) -> None:
+        """Find the items of every foreach step, and in a resolved config the members of what was one."""
+        sizes: dict[str, int] = {}
+        for name, step in self._config.steps.items():
+            path: Path = ("steps", name, "foreach")
+            if isinstance(step.foreach, dict) and self._was_resolved:
+                if not _is_member(name, step.foreach):
+                    self._break(path, "this is not what `zen-runner resolve` writes; resolve the config again")
+                    self._config.steps[name] = msgspec.structs.replace(step, foreach=None)
+                    continue
+                sizes[step.foreach["of"]] = step.foreach["size"]
+            elif step.foreach is not None and not self._is_broken(*path):
+                self._config.steps[name] = self._with_items(name, step)
+        for of, size in sizes.items():
+            names = [f"{of}.{index}" for index in range(size)]
+            found = [self._config.steps.get(member) for member in names]
+            if of in self._config.steps or any(
+                step is None or not isinstance(step.foreach, dict) or step.foreach.get("size") != size for step in found
+            ):
+                self.report(("steps",), f"of the foreach step {of!r} some members are missing; resolve the config again")
+            self._groups[of] = names
+
+    def _with_items(self, name: str, step: Step) -> Step:
+        """Note the items of a foreach step, and return the step without the arg that they are from."""
+        from backends.structure import flow, shown
+
+        path: Path = ("steps", name, "foreach")
+        items, args, where = step.foreach, step.args, path
+        if isinstance(items, str) and (way := _args_reference(items)):
+            before = len(self.found)
+            self._arg(way, step, path, items)
+            if len(self.found) > before or self._is_broken("steps", name, "args"):
+                self._take_out(path)
+                return msgspec.structs.replace(step, foreach=None)
+            items = self._at_way(args, way)
+            where = ("steps", name, "args", *way)
+            if isinstance(items, list):
+                self._listed[name] = tuple(way)
+                args = _without(args, way)
+            else:
+                self._break(path, f"{step.foreach} is {shown(items)}; foreach takes a list")
+        elif not isinstance(items, list):
+            fix = f"; write {flow([items])}" if isinstance(items, (str, int, float)) else ""
+            self._break(path, f"expected a list, or {{args.NAME}} that is one, got {shown(items)}{fix}")
+        if isinstance(items, list):
+            self._items[name] = self._checked_items(items, where)
+        return msgspec.structs.replace(step, args=args, foreach=None)
+
+    def _at_way(self, found: Any, way: list[str]) -> Any:
+        for part in way:
+            found = found[int(part)] if isinstance(found, list) else found[part] if isinstance(found, dict) else None
+        return found
+
+    def _checked_items(self, items: list[Any], path: Path) -> list[Any]:
+        """Return the items with plain text for their escaped placeholders."""
+        if not items:
+            self._break(path, "it is empty, so the step would do nothing; give it an item, or remove the step")
+        elif len(items) > MOST_ITEMS:
+            self._break(path, f"{len(items):,} items are more than the {MOST_ITEMS:,} that there may be; let each do more")
+            return []
+        for at, text in _strings(items, path):
+            self._no_interpolation(text, at)
+            if placeholders.names(text):
+                shown = f"{{{placeholders.names(text)[0][:80]}}}"
+                self.report(at, f"{shown}: items are plain values; write it beside {{{ITEM}}}, or for the plain text {{{shown}}}")
+        for index, item in enumerate(items):
+            if (size := len(wire.dumps(item))) > _MOST_BYTES:
+                self.report(
+                    (*path, index), f"{size:,} bytes as JSON are more than the {_MOST_BYTES:,} of $ZEN_ITEM; put it into a file"
+                )
+        return [placeholders.substitute(item, lambda way: "") for item in items]
+
+    def _item(self, rest: list[str], name: str, path: Path, shown: str) -> None:
+        """Check a placeholder that begins with ``item``: every item has to have what it names."""
+        if name not in self._items:
+            if not self._is_broken("steps", name, "foreach"):
+                self.report(
+                    path, f"{shown}: the step has no foreach, whose items this stands for; for the plain text write {{{shown}}}"
+                )
+            return
+        for index, item in enumerate(self._items[name]):
+            found = item
+            for part in rest:
+                if isinstance(found, dict) and part in found:
+                    found = found[part]
+                elif isinstance(found, list) and part.isdecimal() and int(part) < len(found):
+                    found = found[int(part)]
+                else:
+                    from backends import structure
+
+                    hint = f"; it is {structure.shown(found)}"
+                    if isinstance(found, dict):
+                        hint = self._hint(part, found, "it has")
+                    self.report(path, f"{shown}: item {index} has no {part!r}{hint}")
+                    return
+
+    def _expanded(self, steps: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return the steps with each foreach step's members in its place."""
+        done: dict[str, dict[str, Any]] = {}
+        edges = 0
+        for name, step in steps.items():
+            times = len(self._items.get(name, (None,)))
+            edges += times * sum(len(self._items[parent]) for parent in step["parents"] if parent in self._items)
+            if edges > _MOST_EDGES:
+                self.report(
+                    ("steps", name),
+                    f"with this one, steps wait {edges:,} times for members of foreach steps, and {_MOST_EDGES:,} is the most; "
+                    "put one step between that waits for all members, and let the others wait for that",
+                )
+                break
+            step = self._gathering(step)
+            if name not in self._items:
+                done[name] = {**step, "foreach": self._config.steps[name].foreach}
+                continue
+            before = len(self.found)
+            for index, item in enumerate(self._items[name]):
+                done[f"{name}.{index}"] = {
+                    **step,
+                    **self._filled(step, item, ("steps", name)),
+                    "foreach": {"of": name, "index": index, "size": times, "item": item},
+                }
+                if len(self.found) > before:
+                    break  # the other items' would read alike
+        return done
+
+    def _gathering(self, step: dict[str, Any]) -> dict[str, Any]:
+        """Return a step that waits for the members of foreach steps where it named the steps themselves."""
+        if not any(parent in self._items for parent in step["parents"]):
+            return step
+
+        def flat(names: list[str]) -> list[str]:
+            return [member for name in names for member in self._members(name)]
+
+        inputs = {}
+        for key, source in step["inputs"].items():
+            if source.get("step") in self._items:
+                output = source["output"]
+                source = {"gather": [{"step": member, "output": output} for member in self._members(source["step"])]}
+            inputs[key] = source
+        return {**step, "inputs": inputs, "after": flat(step["after"]), "parents": sorted(flat(step["parents"]))}
+
+    def _members(self, name: str) -> list[str]:
+        return [f"{name}.{index}" for index in range(len(self._items[name]))] if name in self._items else [name]
+
+    def _filled(self, step: dict[str, Any], item: Any, path: Path) -> dict[str, Any]:
+        """Return the parts of a foreach step that hold the item, for one item."""
+
+        def look_up(reference: tuple[str, ...]) -> Any:
+            return self._at_way(item, list(reference[1:]))
+
+        try:
+            filled: dict[str, Any] = {"args": placeholders.fill(step["args"], ITEM, look_up)}
+            if "run" in step:
+                filled["run"] = [placeholders.fill_text(text, ITEM, look_up) for text in step["run"]]
+            filled["env"] = {name: placeholders.fill_text(text, ITEM, look_up) for name, text in step["env"].items()}
+        except ValueError as error:
+            self.report(path, str(error))
+            return {}
+        filled["inputs"] = inputs = dict(step["inputs"])
+        for name, source in inputs.items():
+            if _item_references(source.get("url", "")):
+                text = placeholders.substitute_text(source["url"], look_up)
+                inputs[name] = {"url": self._fixed(text, (*path, "inputs", name), step["as"])}
+        return filled
+
+
+def _item_references(text: str) -> list[str]:
+    return [reference for reference in placeholders.names(text) if reference.partition(".")[0] == ITEM]
+
+
+def _args_reference(text: str) -> list[str]:
+    """Return the way in the args that a text names if it is one placeholder of such, else an empty list."""
+    head, *way = text[1:-1].split(".")
+    return way if head == "args" and placeholders.names(text) == [text[1:-1]] else []
+
+
+def _without(data: Any, way: Sequence[str]) -> Any:
+    """Return plain data without what is at the end of a way; what is shared is copied."""
+    key: Any = int(way[0]) if isinstance(data, list) else way[0]
+    left = data.copy()
+    if len(way) == 1:
+        del left[key]
+    else:
+        left[key] = _without(data[key], way[1:])
+    return left
+
+
+def _is_member(name: str, foreach: dict[str, Any]) -> bool:
+    """Tell whether this is a resolved step's ``foreach``, and the step is called accordingly."""
+    if foreach.keys() != _MEMBER.keys() or not all(isinstance(foreach[key], kind) for key, kind in _MEMBER.items()):
+        return False
+    return name == f"{foreach['of']}.{foreach['index']}" and 0 <= foreach["index"] < foreach["size"] <= MOST_ITEMS
 
 
 _SECRET_FORMS: dict[str, tuple[Callable[[str], bool], str]] = {

@@ -13,7 +13,8 @@ from backends.outcome import RETRIABLE
 
 KINDS = ("call", "run", "beam", "spark")
 ROLES = ("orchestrator", "processing", "training")
-INTERNAL = ("resolved", "base", "parents")  # written by `resolve`, not by people
+INTERNAL = ("resolved", "base", "parents", "gather")  # written by `resolve`, not by people
+MOST_ITEMS = 10_000  # of one `foreach`; what an AWS Batch array job takes
 
 # ECMA 262 patterns, as JSON Schema has them.
 NAME = "^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$"
@@ -113,6 +114,13 @@ class Resources(_Part):
     gpu: Annotated[int | UnsetType, _meta("GPUs.", 1, minimum=0, maximum=1024)] = UNSET
 
 
+class Output(_Part):
+    """One step's output, as `resolve` writes it."""
+
+    step: str
+    output: str
+
+
 class Input(_Part):
     """The long form of an input: from another step, or a path or URL."""
 
@@ -122,6 +130,7 @@ class Input(_Part):
     url: Annotated[str | UnsetType, _meta("A path, from the config's directory, or a URL.", "./data.csv")] = UNSET
     step: Annotated[str | UnsetType, _meta("The step, where `output` is given too.", "ingest")] = UNSET
     output: Annotated[str | UnsetType, _meta("The step's output.", "raw")] = UNSET
+    gather: list[Output] | UnsetType = UNSET
 
 
 _Retry = Annotated[Retry | UnsetType, _meta("When a failed step runs again.", {"limit": 2, "on": ["infra", "oom"]})]
@@ -151,6 +160,18 @@ class Step(_Part):
         _meta("What the step reads: STEP.OUTPUT, or a path or URL (with a slash).", {"table": "clean.table"}),
     ] = {}
     outputs: Annotated[list[str], _meta("The names of what the step writes.", ["table"], uniqueItems=True)] = []
+    foreach: Annotated[
+        Any,
+        _meta(
+            "Run the step once for each item of a list, which {item} and {item.KEY} stand for.",
+            ["adelie", "gentoo"],
+            anyOf=[
+                {"type": "array", "minItems": 1, "maxItems": MOST_ITEMS},
+                {"type": "string", "pattern": r"^\{args\.[^{}]+\}$"},
+                {"type": "null"},
+            ],
+        ),
+    ] = None
     after: Annotated[list[str], _meta("Steps that must succeed first, beside those that `inputs` names.", ["ingest"])] = []
     parents: list[str] | UnsetType = UNSET
     as_: Annotated[
@@ -220,4 +241,5 @@ def schema() -> dict[str, Any]:
     parts["Step"]["properties"]["outputs"]["items"]["pattern"] = IDENTIFIER
     parts["Retry"]["properties"]["on"]["items"]["enum"] = list(RETRIABLE)
     top = parts.pop("Config")
+    del parts["Output"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **top, "title": "zen-runner config", "$defs": parts}

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 PROGRAM = "zen-runner"
 INTERNAL = 1  # exit status of a bug in the runner itself, which is in no class of the table
+_ASK_EVERY = 5.0  # seconds between two questions to a platform whether a run has ended
 BROKEN_PIPE = 141  # 128 + SIGPIPE, what a program that the signal ends has
-TEXT, JSON = "text", "json"
+TEXT, JSON, YAML = "text", "json", "yaml"
 
 Config = dict[str, Any]
 Environ = Mapping[str, str]
@@ -135,16 +136,20 @@ def _quote(words: Sequence[str]) -> str:
 def _order(config: Config) -> list[str]:
     from backends import graph
 
-    return graph.order({name: step["parents"] for name, step in config["steps"].items()})
+    steps = config["steps"]
+    return graph.order({name: steps[name]["parents"] for name in graph.in_order(steps)})
 
 
-def _step_called(config: Config, name: str) -> str:
+def _steps_called(config: Config, name: str) -> list[str]:
+    """Return the step of this name; of a foreach step, all its members."""
+    from backends import graph
     from backends.registry import did_you_mean
 
-    if name not in config["steps"]:
-        known = ", ".join(config["steps"])
-        raise errors.UsageError(f"no step {name!r} in the config{did_you_mean(name, config['steps'])}; it has {known}")
-    return name
+    found = graph.members(config["steps"], name)
+    if not found:
+        known = graph.named(config["steps"])
+        raise errors.UsageError(f"no step {name!r} in the config{did_you_mean(name, known)}; it has {', '.join(known)}")
+    return found
 
 
 # -- run ---------------------------------------------------------------------------------------------------------------
@@ -182,7 +187,8 @@ def _run(args: argparse.Namespace, environ: Environ) -> int:
                     raise errors.UsageError(f"--{flag.replace('_', '-')} is for whole pipelines, not for one step")
             from entrypoint.step import run_step
 
-            return run_step(config, sha, _step_called(config, name), args.run_id, environ)
+            _steps_called(config, name)
+            return run_step(config, sha, name, args.run_id, environ)
         record = _run_pipeline(args, config, sha, environ)
     except errors.ZenRunnerError as error:
         return refuse(error, name, args.run_id)
@@ -327,14 +333,19 @@ def _runs(store: Store, name: str) -> list[dict[str, Any]]:
 
 
 def _resume_command(args: argparse.Namespace, run: str) -> str:
-    words = [PROGRAM, "run"]
+    return _quote([PROGRAM, "run", *_repeat(args, run)])
+
+
+def _repeat(args: argparse.Namespace, run: str) -> list[str]:
+    """Return the arguments that go on with a run."""
+    words = []
     if args.config:
         words += ["--config", args.config]
     for override in args.overrides:
         words += ["--set", override]
     if args.backend:
         words += ["--backend", args.backend]
-    return _quote([*words, "--run-id", run])
+    return [*words, "--run-id", run]
 
 
 def _dry_run(args: argparse.Namespace, config: Config, only: str | None, environ: Environ) -> int:
@@ -348,19 +359,31 @@ def _dry_run(args: argparse.Namespace, config: Config, only: str | None, environ
         run = _run_id(args, config, store, environ)
         done = {name for name, record in records.results(store, run).items() if record["class"] == outcome.SUCCESS}
     plan = []
-    for name in [_step_called(config, only)] if only else _order(config):
+    for name in _steps_called(config, only) if only else _order(config):
         step = config["steps"][name]
         action = "skip" if name in done else "cache" if step["cache"] else "run"
         plan.append({"step": name, "action": action, "after": step["parents"], "what": _what(step)})
     if args.output == JSON:
         _print_json({"name": config["name"], "store": config["store"], "run": run, "plan": plan})
         return 0
-    from entrypoint.progress import columns
+    from backends import graph
+    from entrypoint.progress import columns, large
 
     meaning = {"skip": "skip (has a good result)", "cache": "run (unless in the cache)", "run": "run"}
     rows = [("", "STEP", "DOES", "AFTER", "WHAT")]
+    groups = large(row["step"] for row in plan)
+    alike: dict[tuple[str, str], int] = {}
+    for row in plan:
+        key = row["step"].rpartition(".")[0], row["action"]
+        alike[key] = alike.get(key, 0) + 1
     for number, row in enumerate(plan, 1):
-        rows.append((str(number), row["step"], meaning[row["action"]], ", ".join(row["after"]) or "-", row["what"]))
+        name, key = row["step"], (row["step"].rpartition(".")[0], row["action"])
+        if key[0] in groups:
+            if not (count := alike.pop(key, 0)):
+                continue  # one line for all members that are treated alike
+            name = f"{key[0]} ({count})"
+        after = graph.named({parent: config["steps"][parent] for parent in row["after"]})
+        rows.append((str(number), name, meaning[row["action"]], ", ".join(after) or "-", row["what"]))
     _print("\n".join([f"{config['name']}: {len(plan)} steps, store {config['store']}", "", *columns(rows)]))
     return 0
 
@@ -456,26 +479,44 @@ def _graph(args: argparse.Namespace, environ: Environ) -> int:
     return 0
 
 
+def _drawn(config: Config) -> dict[str, dict[str, Any]]:
+    """Return the steps for a drawing, a foreach step as one: their titles, and the outputs that they take from each parent."""
+    from backends import graph
+
+    steps = config["steps"]
+    groups = graph.groups(steps)
+    group = {member: name for name, members in groups.items() for member in members}
+    done = {}
+    for name in graph.named(steps):
+        step = steps[groups[name][0] if name in groups else name]
+        parents: dict[str, list[str]] = {group.get(parent, parent): [] for parent in step["parents"]}
+        for source in step["inputs"].values():
+            for part in source.get("gather", (source,))[:1]:
+                if "step" in part:
+                    parents[group.get(part["step"], part["step"])].append(part["output"])
+        done[name] = {"title": f"{name} × {len(groups[name])}" if name in groups else name, "parents": parents}
+    return done
+
+
 def _mermaid(config: Config) -> Iterator[str]:
     """Yield the pipeline as a Mermaid flowchart. Source: https://mermaid.js.org/syntax/flowchart.html."""
     yield "flowchart TD"
-    names = {name: f"s{number}" for number, name in enumerate(config["steps"])}  # `end` would be a keyword
-    for name, key in names.items():
-        yield f'    {key}["{name}"]'
-    for name, step in config["steps"].items():
-        by_parent: dict[str, list[str]] = {parent: [] for parent in step["parents"]}
-        for source in step["inputs"].values():
-            if "step" in source:
-                by_parent[source["step"]].append(source["output"])
-        for parent, outputs in by_parent.items():
+    steps = _drawn(config)
+    names = {name: f"s{number}" for number, name in enumerate(steps)}  # `end` would be a keyword
+    for name, step in steps.items():
+        yield f'    {names[name]}["{step["title"]}"]'
+    for name, step in steps.items():
+        for parent, outputs in step["parents"].items():
             arrow = f'-->|"{", ".join(dict.fromkeys(outputs))}"|' if outputs else "-.->"
             yield f"    {names[parent]} {arrow} {names[name]}"
 
 
 def _tree(config: Config) -> Iterator[str]:
     """Yield the pipeline as a tree; a step with several parents hangs under the last of them and names the others."""
-    steps = config["steps"]
-    order = {name: number for number, name in enumerate(_order(config))}
+    from backends import graph
+
+    steps = _drawn(config)
+    order = {name: number for number, name in enumerate(graph.order({name: list(steps[name]["parents"]) for name in steps}))}
     under: dict[str | None, list[str]] = {}
     for name in order:
         under.setdefault(max(steps[name]["parents"], key=order.__getitem__, default=None), []).append(name)
@@ -484,7 +525,7 @@ def _tree(config: Config) -> Iterator[str]:
     while stack:
         name, lead, below = stack.pop()
         *others, _ = sorted(steps[name]["parents"], key=order.__getitem__) or [""]
-        yield lead + name + (f"  (also after {', '.join(others)})" if others else "")
+        yield lead + steps[name]["title"] + (f"  (also after {', '.join(others)})" if others else "")
         children = under.get(name, [])
         for child in reversed(children):
             last = child is children[-1]
@@ -494,12 +535,87 @@ def _tree(config: Config) -> Iterator[str]:
 # -- runs elsewhere ----------------------------------------------------------------------------------------------------
 
 
+def _render_arguments(parser: Parser) -> None:
+    _add_config(parser)
+    _add_backend(parser, "the config's `backend:`")
+    parser.add_argument("--run-id", metavar="RUN", help="the run's id (default: something that stands for one)")
+    parser.add_argument("-o", "--output", choices=(YAML, JSON), default=YAML, help="yaml, or json (default: yaml)")
+
+
+def _render(args: argparse.Namespace, environ: Environ) -> int:
+    config, _ = _load(args, environ)
+    _print_documents(_documents(_chosen(args, config), config, args.run_id), args.output)
+    return 0
+
+
+def _chosen(args: argparse.Namespace, config: Config) -> OrchestratorBaseBackend:
+    """Return the backend that ``--backend`` names, else the config's."""
+    return _backend(_block(config, args.backend) if args.backend else config["backend"])
+
+
+def _documents(backend: OrchestratorBaseBackend, config: Config, run: str | None) -> list[dict[str, Any]]:
+    """Return what a backend would hand to its platform, just as ``submit`` would, without a network."""
+    from backends.orchestrator.remote import OrchestratorRemoteBackend
+
+    if isinstance(backend, OrchestratorRemoteBackend):
+        from tempfile import TemporaryDirectory
+
+        from backends import shipping
+
+        with TemporaryDirectory(prefix="zen-runner-") as folder:
+            shipment = shipping.ship(config, folder, mounts=backend.mounts())
+        _tell_receipt(shipment.receipt)
+        config = shipment.config
+    if run is None:
+        return backend.render(config)
+    from backends import records
+
+    return backend.render(config, records.check_run_id(run))
+
+
+def _print_documents(documents: list[dict[str, Any]], form: str) -> None:
+    if form == JSON:
+        _print_json(documents)
+        return
+    import yaml
+
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: object) -> bool:
+            return True  # documents are read one by one, and by people
+
+    yaml.dump_all(documents, sys.stdout, Dumper, sort_keys=False, explicit_start=True)
+
+
+def _tell_receipt(receipt: Mapping[str, Any] | None) -> None:
+    """Say on stderr what ships of the code."""
+    if receipt is None:
+        return
+    from entrypoint.progress import size
+
+    rules = {"git": ", by git's rules", ".zenignore": ", by .zenignore"}.get(receipt["ignored_by"], "")
+    lines = [f"code: {receipt['files']} files, {size(receipt['bytes'])}{rules}, sha256:{receipt['sha256']}"]
+    lines += [f"code: {warning}" for warning in receipt["warnings"]]
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
+
+
 def _submit_arguments(parser: Parser) -> None:
     _add_config(parser)
     _add_backend(parser, "the config's `backend:`")
-    parser.add_argument("--run-id", metavar="RUN", help="the run's id (default: a new one)")
-    parser.add_argument("--dry-run", action="store_true", help="print the documents that the backend would hand over")
-    _add_output(parser, "the run's id", "the run's id and the backend's handle")
+    parser.add_argument(
+        "--run-id", metavar="RUN", help="the run's id (default: a new one); a run that was submitted is found or completed"
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--dry-run", action="store_true", help="print the documents that the backend would hand over")
+    how.add_argument("--wait", action="store_true", help="wait for the run's end, and exit with its status; Ctrl-C cancels it")
+    how.add_argument("--detach", action="store_true", help="come back as soon as it is submitted (the default)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        choices=(TEXT, JSON, YAML),
+        default=TEXT,
+        help="text: the run's id, or with --dry-run the documents as YAML; json, yaml: the backend's handle, or the documents "
+        "(default: text)",
+    )
 
 
 def _handle_key(run: str) -> str:
@@ -511,23 +627,50 @@ def _submit(args: argparse.Namespace, environ: Environ) -> int:
     from backends.store import open_store
 
     config, _ = _load(args, environ)
-    backend = _backend(_block(config, args.backend) if args.backend else config["backend"])
+    backend = _chosen(args, config)
     if args.dry_run:
-        _print_json(backend.render(config))
+        _print_documents(_documents(backend, config, args.run_id), args.output)
         return 0
     run = records.check_run_id(args.run_id or records.new_run_id(config["name"]))
     store = open_store(config["store"])
     handle = backend.submit(config, run, store)
-    handle = {**handle, "run": run, "backend": backend.to_config()}
-    store.put(_handle_key(run), wire.dumps(handle).encode())
-    if args.output == JSON:
-        _print_json(handle)
+    _tell_receipt(handle.get("code"))
+    if records.read_json(store, _handle_key(run)) is None:
+        handle = {**handle, "run": run, "store": store.url, "backend": backend.to_config()}
+        store.put(_handle_key(run), wire.dumps(handle).encode())
+    if args.wait:
+        return _wait(args, backend, handle, config, store, environ)
+    if args.output != TEXT:
+        _print_documents([handle], YAML) if args.output == YAML else _print_json(handle)
         return 0
     _print(run)
     where = ["--config", args.config] if args.config else ["--store", store.url]
     for verb in (["status"], ["logs", "-f"], ["cancel"]):
         sys.stderr.write(f"  {_quote([PROGRAM, *verb, *where, run])}\n")
     return 0
+
+
+def _wait(
+    args: argparse.Namespace,
+    backend: OrchestratorBaseBackend,
+    handle: Mapping[str, Any],
+    config: Config,
+    store: Store,
+    environ: Environ,
+) -> int:
+    """Follow a submitted run to its end and return its exit status; a stop signal cancels it."""
+    from entrypoint import progress
+
+    stop_requested = _stop_requested()
+    if args.output == TEXT:
+        _print(handle["run"])
+    reporter = progress.choose(
+        JSON if args.output == JSON else TEXT, config, store, _quote([PROGRAM, "submit", *_repeat(args, handle["run"])])
+    )
+    try:
+        return int(backend.wait(handle, report=reporter.report, stop_requested=stop_requested)["exit_code"])
+    finally:
+        reporter.close()
 
 
 def _find_run(args: argparse.Namespace, environ: Environ) -> tuple[Store, str]:
@@ -577,12 +720,16 @@ def _status(args: argparse.Namespace, environ: Environ) -> int:
     from entrypoint import progress
 
     colour = progress.wants_colour(1, environ)
-    lines = progress.table(list(found["steps"].items()), colour) if found["steps"] else []
+    lines = progress.table(progress.folded(list(found["steps"].items())), colour) if found["steps"] else []
     lines += ["", progress.paint(f"run {run}: {progress.verdict(found['state'])}", found["state"], colour)]
     if found.get("message"):
         lines.append(found["message"])
     _print("\n".join(lines).lstrip("\n"))
     return 0
+
+
+# How this command line calls a backend's states.
+_WORDS = {"pending": "waiting", "succeeded": outcome.SUCCESS, "cancelled": outcome.TERMINATED}
 
 
 def _state(store: Store, run: str) -> dict[str, Any]:
@@ -599,6 +746,13 @@ def _state(store: Store, run: str) -> dict[str, Any]:
         backend, handle = submitted
         told = backend.status(handle)
     steps: dict[str, dict[str, Any]] = {}
+    if told and "pid" not in record:  # no driver of ours: the platform knows
+        for name in names:
+            word = told["steps"].get(name, "unknown")
+            known = name in results and word in ("succeeded", "failed", "cancelled")
+            steps[name] = results[name] if known else {"class": _WORDS.get(word, word)}
+        state = told["class"] or _WORDS.get(told["state"], told["state"])
+        return {"run": run, "store": store.url, "state": state, "message": told["message"], "steps": steps}
     for name in names:
         attempts = [] if "class" in record else records.attempts(store, run, name)
         last = results.get(name)
@@ -664,15 +818,24 @@ def _logs(args: argparse.Namespace, environ: Environ) -> int:
         record = records.read_run(store, run)
         return record is not None and ("class" in record or _driver_lives(record) is False)
 
+    submitted = _backend_of(store, run)
+    remote = submitted is not None and "pid" not in (records.read_run(store, run) or {})
+    if submitted is not None and remote:
+        ended = _Ended(*submitted)
     if args.driver:
-        submitted = _backend_of(store, run)
         if submitted is None:
             raise errors.UsageError(f"run {run} was not submitted: its driver printed where it was started")
         backend, handle = submitted
         chunks = backend.logs(handle, None, args.follow)
     elif args.step:
-        _known_step(store, run, args.step)
-        if args.attempt is None:
+        members = _known_step(store, run, args.step)
+        if members != [args.step]:
+            if args.attempt is not None:
+                raise errors.UsageError(f"--attempt is of one step, and {args.step!r} has items; name one, such as {members[0]}")
+            return _all_logs(store, run, args.follow, ended, members)
+        if submitted is not None and remote and args.attempt is None:
+            chunks = submitted[0].logs(submitted[1], args.step, args.follow)
+        elif args.attempt is None:
             chunks = _step_log(store, run, args.step, args.follow, ended)
         else:
             chunks = records.log_chunks(store, run, args.step, args.attempt, follow=args.follow, stop=ended)
@@ -684,15 +847,44 @@ def _logs(args: argparse.Namespace, environ: Environ) -> int:
     return 0
 
 
-def _known_step(store: Store, run: str, step: str) -> None:
-    from backends import records
+class _Ended:
+    """Tells whether a run has ended, by asking its backend now and then.
+
+    Args:
+        backend: the backend.
+        handle: the run's handle.
+    """
+
+    def __init__(self, backend: OrchestratorBaseBackend, handle: Mapping[str, Any]) -> None:
+        self._backend = backend
+        self._handle = handle
+        self._next = 0.0
+        self._answer = False
+
+    def __call__(self) -> bool:
+        import time
+
+        if not self._answer and time.monotonic() >= self._next:
+            self._answer = self._backend.status(self._handle)["state"] in ("succeeded", "failed", "cancelled")
+            self._next = time.monotonic() + _ASK_EVERY
+        return self._answer
+
+
+def _known_step(store: Store, run: str, step: str) -> list[str]:
+    """Return the step of this name, or the members of the foreach step."""
+    from backends import graph, records
     from backends.registry import did_you_mean
 
     record = records.read_run(store, run) or {}
     config = records.get_config(store, record["config"]) if record.get("config") else None
-    known = list(config["steps"]) if config else [name for name in store.names(f"runs/{run}") if "." not in name]
-    if step not in known:
+    if config:
+        known, members = graph.named(config["steps"]), graph.members(config["steps"], step)
+    else:
+        known = list(filter(records.is_step, store.names(f"runs/{run}")))
+        members = [name for name in known if step in (name, name.rpartition(".")[0])]
+    if not members:
         raise errors.UsageError(f"run {run} has no step {step!r}{did_you_mean(step, known)}")
+    return members
 
 
 def _step_log(store: Store, run: str, step: str, follow: bool, ended: Callable[[], bool]) -> Iterator[bytes]:
@@ -715,7 +907,9 @@ def _step_log(store: Store, run: str, step: str, follow: bool, ended: Callable[[
         time.sleep(0.5)
 
 
-def _all_logs(store: Store, run: str, follow: bool, ended: Callable[[], bool]) -> int:
+def _all_logs(
+    store: Store, run: str, follow: bool, ended: Callable[[], bool], only: Sequence[str] | None = None
+) -> int:
     """Write every step's log to stdout, each line behind its step's name; when following, side by side as they come."""
     import threading
     import time
@@ -747,7 +941,7 @@ def _all_logs(store: Store, run: str, follow: bool, ended: Callable[[], bool]) -
     readers: dict[str, threading.Thread] = {}
     while True:
         over = not follow or broken or ended()
-        names = [name for name in store.names(f"runs/{run}") if "." not in name]
+        names = filter(records.is_step if only is None else only.__contains__, store.names(f"runs/{run}"))
         for name in sorted(names, key=lambda name: order.get(name, -1)):
             if name not in readers:
                 readers[name] = threading.Thread(target=copy, args=(name,), daemon=True)
@@ -823,7 +1017,8 @@ def _docker_run(replay: Mapping[str, Any], environ: Environ) -> list[str]:
         words += [f"--env={name}" for name in sorted(environ) if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))]
     else:
         words += [f"--user={os.getuid()}:{os.getgid()}", f"--volume={store}:{store}"]
-    mounts = ([replay["code"]] if replay["code"] else []) + replay["files"]
+    code = replay["code"]
+    mounts = ([code] if code and not code.startswith("sha256:") else []) + replay["files"]  # what is shipped is in the store
     words += [f"--volume={path}:{path}:ro" for path in dict.fromkeys(mounts)]
     wanted = replay["resources"]
     if wanted["cpu"]:
@@ -962,11 +1157,23 @@ VERBS: dict[str, Verb] = {
         _graph_arguments,
         _graph,
     ),
+    "render": Verb(
+        "print the documents that a backend would hand to its platform",
+        (
+            (_FROM.format("render") + " --backend cluster", "as YAML, one document after another"),
+            (_FROM.format("render") + " --run-id RUN -o json", "those of this run, as one JSON list"),
+        ),
+        _render_arguments,
+        _render,
+        "It is offline, needs no credentials, and prints the same for the same config, code and run id. Documents that are\n"
+        "applied by hand expect code and config in the store: `submit` puts them there.",
+    ),
     "submit": Verb(
-        "start a pipeline on the config's `backend:` and come back at once",
+        "start a pipeline on the config's `backend:`",
         (
             (_FROM.format("submit") + " --backend docker", "prints the run's id"),
-            (_FROM.format("submit") + " --dry-run", "what the backend would hand to its platform"),
+            (_FROM.format("submit") + " --wait", "to the run's end, with its exit status"),
+            (_FROM.format("submit") + " --dry-run", "what the backend would hand to its platform; no network, no credentials"),
         ),
         _submit_arguments,
         _submit,

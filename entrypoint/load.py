@@ -26,11 +26,12 @@ RESOLVED_KEYS = frozenset(
 STEP_KEYS = frozenset(
     (
         *("args", "inputs", "outputs", "after", "parents", "as", "backend", "image", "resources", "retry", "timeout"),
-        *("grace_period", "cache", "env"),
+        *("grace_period", "cache", "env", "foreach"),
     )
 )
 RESOURCES = frozenset(("cpu", "memory", "gpu"))
 RETRY = frozenset(("limit", "on", "backoff", "memory_factor"))
+MEMBER = frozenset(("of", "index", "size", "item"))
 _KINDS = ("call", "run", "beam", "spark")
 
 
@@ -142,6 +143,8 @@ def _is_resolved_step(step: object) -> bool:
     if not all(isinstance(source, dict) for source in step["inputs"].values()):
         return False
     if not all(_are_texts(step[name]) for name in ("outputs", "after", "parents")):
+        return False
+    if step["foreach"] is not None and not (isinstance(step["foreach"], dict) and step["foreach"].keys() == MEMBER):
         return False
     if not all(step[name] is None or isinstance(step[name], int | float) for name in ("timeout", "grace_period")):
         return False

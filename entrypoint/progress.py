@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from backends import errors, outcome, wire
+from backends import errors, graph, outcome, wire
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,6 +28,7 @@ TAIL_LINES = 12  # lines of a failed step's log that the report shows
 TAIL_BYTES = 1 << 16
 ROWS = 100  # steps that the final table shows; a larger pipeline's successful ones are counted instead
 FAILURES = 5  # failed steps that the final report explains
+MEMBERS = 20  # of a foreach step that are shown one by one; those of a larger one are counted
 SKIPPED, RETRY, RUNNING, WAITING = "skipped", "retry", "running", "waiting"
 _COLOURS = {outcome.SUCCESS: "32", SKIPPED: "2", RUNNING: "36", WAITING: "2", RETRY: "33", "unknown": "33"}
 _RICH = {"32": "green", "2": "dim", "36": "cyan", "33": "yellow", "31": "red"}
@@ -108,6 +109,43 @@ def cause(record: Mapping[str, Any]) -> str:
         return f"{record['class']} (signal {record['signal']})"
     status = record.get("status")
     return f"{record['class']} (exit {record['exit_code'] if status is None else status})"
+
+
+def large(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the foreach steps that have too many members to show each, and these members."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        if "." in name:  # no other step's name has one
+            found.setdefault(name.rpartition(".")[0], []).append(name)
+    return {group: members for group, members in found.items() if len(members) > MEMBERS}
+
+
+def together(states: Sequence[str]) -> tuple[str, str]:
+    """Return one state for many steps, and how many are in which, such as ``98 success, 2 running``."""
+    counts = {state: states.count(state) for state in dict.fromkeys(states)}
+    order = (RETRY, RUNNING, "unknown", WAITING, SKIPPED, outcome.SUCCESS)
+    failed = [state for state in counts if state not in order]
+    first = next(iter([*failed, *(state for state in order if state in counts)]))
+    return first, ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def folded(rows: Sequence[tuple[str, Mapping[str, Any]]]) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the rows of a table of steps, with one for all members of a large foreach step, and one for each that failed."""
+    groups = large(name for name, _ in rows)
+    records = dict(rows)
+    done: dict[str, Mapping[str, Any]] = {}
+    for name, record in rows:
+        group = name.rpartition(".")[0]
+        if group not in groups:
+            done[name] = record
+            continue
+        title = f"{group} ({len(groups[group])})"
+        if title not in done:
+            state, counts = together([records[member]["class"] for member in groups[group]])
+            done[title] = {"class": state, "counts": counts}
+        if record["class"] not in (outcome.SUCCESS, SKIPPED, RUNNING, WAITING, RETRY):
+            done[name] = record
+    return list(done.items())
 
 
 def log_tail(store: Store, run: str, step: str, attempt: int) -> list[str]:
@@ -307,6 +345,9 @@ class Live(Lines):
 
         self._console = Console(file=sys.stderr, force_terminal=True, no_color=bool(self.environ.get("NO_COLOR")))
         self._states = dict.fromkeys(config["steps"], WAITING)
+        self._groups = large(config["steps"])
+        hidden = {member: group for group, members in self._groups.items() for member in members}
+        self._units = list(dict.fromkeys(hidden.get(name, name) for name in config["steps"]))
         self._notes: dict[str, str] = {}
         self._since: dict[str, float] = {}
         self._began = time.monotonic()
@@ -369,13 +410,19 @@ class Live(Lines):
 
     def _shown(self, room: int) -> Iterator[str]:
         """Yield the steps that the table shows: all if there is room, else what runs, then what failed last."""
-        if len(self._states) <= room:
-            yield from list(self._states)
+        if len(self._units) <= room:
+            yield from self._units
             return
-        states = list(self._states.items())
+        states = [(name, self._state(name)[0]) for name in self._units]
         busy = [name for name, state in states if state in (RUNNING, RETRY)]
         failed = [name for name, state in states if state not in (RUNNING, RETRY, WAITING, SKIPPED, outcome.SUCCESS)]
         yield from (busy + failed[::-1])[:room]
+
+    def _state(self, name: str) -> tuple[str, str]:
+        """Return the state of a step, or of all members of a large foreach step, and what to say of it."""
+        if name in self._groups:
+            return together([self._states[member] for member in self._groups[name]])
+        return self._states[name], self._notes.get(name, WAITING)
 
     def _table(self) -> RenderableType:
         # Runs in the display's own thread: it reads what single assignments wrote, and takes no lock.
@@ -385,9 +432,8 @@ class Live(Lines):
         grid = Table.grid(padding=(0, 2))
         now = time.monotonic()
         for name in self._shown(max(3, self._console.height - 4)):
-            state = self._states[name]
-            note = self._notes.get(name, WAITING)
-            if state == RUNNING:
+            state, note = self._state(name)
+            if state == RUNNING and name in self._since:
                 note = f"running {duration(now - self._since[name])}{note.removeprefix('started')}"
             style = _RICH[_COLOURS.get(state, "31")]
             grid.add_row(Text(name), Text(note, style=style, no_wrap=True, overflow="ellipsis"))
@@ -410,7 +456,7 @@ def finish(summary: Mapping[str, Any], config: Mapping[str, Any], store: Store, 
     """
     records: Mapping[str, dict[str, Any]] = summary["steps"]
     skipped = {"class": SKIPPED}
-    rows = [(name, records.get(name, skipped)) for name in config["steps"]]
+    rows = folded([(name, records.get(name, skipped)) for name in graph.in_order(config["steps"])])
     hidden = 0
     if len(rows) > ROWS:
         left = [row for row in rows if row[1]["class"] not in (outcome.SUCCESS, SKIPPED)][:ROWS]
@@ -420,7 +466,7 @@ def finish(summary: Mapping[str, Any], config: Mapping[str, Any], store: Store, 
     if hidden:
         lines.append(f"… and {hidden} more steps")
     if summary["class"] == outcome.SUCCESS and not hidden:
-        lines += _products(records, list(records), store)
+        lines += _products(records, [name for name in graph.in_order(config["steps"]) if name in records], store)
     failed = [record for record in records.values() if record["class"] not in (outcome.SUCCESS, SKIPPED)]
     for record in failed[:FAILURES]:
         lines += _failure(record, store, colour)
@@ -456,7 +502,7 @@ def table(rows: Sequence[tuple[str, Mapping[str, Any]]], colour: bool, resumed: 
         cells.append(
             (
                 name,
-                cause(record) if "exit_code" in record else record["class"],
+                cause(record) if "exit_code" in record else record.get("counts") or record["class"],
                 "" if seconds is None else duration(seconds),
                 str(record.get("attempt") or "") + (" (cached)" if cached else " (earlier)" if name in before else ""),
             )
@@ -467,7 +513,16 @@ def table(rows: Sequence[tuple[str, Mapping[str, Any]]], colour: bool, resumed: 
 
 def _products(records: Mapping[str, dict[str, Any]], names: list[str], store: Store) -> list[str]:
     outputs, values = [], []
+    groups = large(names)
+    for group, members in groups.items():
+        first = records[members[0]]
+        for output in sorted(first["outputs"]):
+            known = [records[member]["outputs"][output].get("size") or 0 for member in members]
+            where = store.url_of(f"runs/{first['run']}/{group}.*")
+            outputs.append((f"{group}.{output} ({len(members)})", size(sum(known)), where))
     for name in names:
+        if name.rpartition(".")[0] in groups:
+            continue
         for output, artifact in sorted(records[name]["outputs"].items()):
             known = artifact.get("size")  # what a step wrote to a URL by itself is not measured
             outputs.append((f"{name}.{output}", "" if known is None else size(known), store.url_of(artifact["key"])))

@@ -46,6 +46,9 @@ IDENTITY = (
     ("aws-batch", "AWS_BATCH_JOB_ID", "AWS_BATCH_JOB_ATTEMPT"),
     ("cloud-run", "CLOUD_RUN_EXECUTION", "CLOUD_RUN_TASK_ATTEMPT"),
 )
+# Where the item of a foreach step comes from, first one found: ours, then the platform's own.
+# Source: AWS Batch "array jobs"; Kubernetes "indexed completion mode".
+INDEX = ("ZEN_RUNNER_ITEM_INDEX", "AWS_BATCH_JOB_ARRAY_INDEX", "JOB_COMPLETION_INDEX")
 
 
 def identity(environ: Mapping[str, str]) -> tuple[str | None, dict[str, str]]:
@@ -56,8 +59,41 @@ def identity(environ: Mapping[str, str]) -> tuple[str | None, dict[str, str]]:
             found = {"name": platform, "run": run}
             if environ.get(attempt_name):
                 found["attempt"] = environ[attempt_name]
+            if platform == "aws-batch":
+                run = run.partition(":")[0]  # an array job's children are id:index, and belong to one run
             return run, found
     return None, {}
+
+
+def member(config: Config, step: str, environ: Mapping[str, str]) -> str:
+    """Return the step that is meant: itself, or the member of a ``foreach`` step that the environment's index says.
+
+    Args:
+        config: the resolved config.
+        step: the name that was asked for.
+        environ: this process's environment.
+
+    Raises:
+        ConfigError: there is no such step, or no item with such an index.
+    """
+    if step in config["steps"]:
+        return step
+    from backends import graph
+
+    names = graph.members(config["steps"], step)
+    if not names:
+        raise ConfigError(f"no step {step!r} (the steps are: {', '.join(graph.named(config['steps']))})")
+    last = len(names) - 1
+    variable = next((name for name in INDEX if environ.get(name)), None)
+    if variable is None:
+        raise ConfigError(
+            f"step {step!r} has an item for each index from 0 to {last}: name one, such as {names[0]}, or set one of "
+            + ", ".join(f"${name}" for name in INDEX)
+        )
+    index = environ[variable]
+    if not (index.isascii() and index.isdigit() and int(index) <= last):
+        raise ConfigError(f"${variable} is {index!r}, and the items of step {step!r} go from 0 to {last}")
+    return names[int(index)]
 
 
 class Run:
@@ -87,6 +123,10 @@ class Run:
 
     def enter(self) -> None:
         """Make the code's directory the working directory: every step of a run starts there."""
+        if self.cwd.startswith("sha256:"):
+            from backends import shipping
+
+            self.cwd = shipping.receive(self.cwd, self.store, self.environ)
         try:
             os.chdir(self.cwd)
         except OSError as error:
@@ -135,7 +175,7 @@ class StepAttempt:
         self._started = records.utc()
         self._began = monotonic()
         self._inputs: dict[str, str] = {}
-        self._paths: dict[str, str] = {}
+        self._paths: dict[str, Any] = {}
         self._outputs: dict[str, str] = {}
         self._cache_key: str | None = None
         self._parents: dict[str, Record] = {}
@@ -212,6 +252,7 @@ class StepAttempt:
                 os.mkdir(folder, 0o755)
             except FileExistsError:
                 pass
+        self._parents = records.good_results(self.run.store, self.run.inputs_run, step["parents"])
         for name, source in step["inputs"].items():
             self._paths[name] = self._fetch(name, source)
         for name in step["outputs"]:
@@ -257,34 +298,46 @@ class StepAttempt:
             self._parents[name] = found
         return found
 
-    def _fetch(self, name: str, source: dict[str, str]) -> str:
-        """Return where the step finds an input: a path, or for ``as: url`` a URL."""
+    def _fetch(self, name: str, source: dict[str, Any]) -> Any:
+        """Return where the step finds an input: a path, or for ``as: url`` a URL; of what is gathered, a list of URLs."""
         run = self.run
+        if "gather" in source:
+            gathered = [self._artifact(name, part) for part in source["gather"]]
+            self._inputs[name] = artifacts.gathered_digest(gathered)
+            if self.step["as"] == "url":
+                return [run.store.url_of(artifact["key"]) for artifact in gathered]
+            return artifacts.gather(run.store, gathered, self._scratch, name)
         if "url" in source:
             if self.step["as"] == "url":
                 self._inputs[name] = source["url"]
                 return source["url"]
             path, self._inputs[name] = artifacts.fetch_url(source["url"], self._scratch, name)
             return path
-        record = self._parent(source["step"])
-        artifact = record["outputs"].get(source["output"])
-        if artifact is None:
-            raise InputError(
-                f"steps.{self.name}.inputs.{name}: step {source['step']!r} published no output {source['output']!r} "
-                f"in run {run.inputs_run}"
-            )
+        artifact = self._artifact(name, source)
         self._inputs[name] = artifact["digest"]
         if self.step["as"] == "url":
             return run.store.url_of(artifact["key"])
         return artifacts.fetch(run.store, artifact, self._scratch, name)
+
+    def _artifact(self, name: str, source: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] | None = self._parent(source["step"])["outputs"].get(source["output"])
+        if found is None:
+            raise InputError(
+                f"steps.{self.name}.inputs.{name}: step {source['step']!r} published no output {source['output']!r} "
+                f"in run {self.run.inputs_run}"
+            )
+        return found
 
     def _look_into_cache(self) -> Record | None:
         run, step = self.run, self.step
         if run.code_digest is None:
             from backends import code
 
-            exclude = [run.store.root] if run.store.root else []
-            run.code_digest = code.digest(run.config["code"], exclude=exclude) if run.config["code"] else ""
+            run.code_digest = ""
+            if run.config["code"]:
+                # A config that lies in the code's directory is no code: what it says of this step is in the key already.
+                exclude = [*code.configs(run.cwd), *([run.store.root] if run.store.root else [])]
+                run.code_digest = code.digest(run.cwd, exclude=exclude)
         image = run.environ.get("ZEN_RUNNER_IMAGE_DIGEST") or self._interpreter()
 
         def by_content(reference: tuple[str, ...]) -> Any:
@@ -293,7 +346,9 @@ class StepAttempt:
                 return self._inputs[reference[1]]
             return list(reference) if reference[0] == "outputs" else self._look_up(reference)
 
-        plain: Any = placeholders.substitute({**step, "env": {**run.config["env"], **step["env"]}}, by_content)
+        what = {**step, "env": {**run.config["env"], **step["env"]}, "foreach": None}
+        plain: Any = placeholders.substitute(what, by_content)
+        plain["foreach"] = step["foreach"]  # whatever is in an item is no placeholder
         self._cache_key = records.cache_key(self.name, plain, self._inputs, run.code_digest, image)
         found = records.cache_get(run.store, self._cache_key)
         if found is None:
@@ -379,7 +434,7 @@ class StepAttempt:
     def _environment(self) -> dict[str, str]:
         assert self._attempt is not None
         run = self.run
-        env = {name: value for name, value in run.environ.items() if not name.startswith("ZEN_RUNNER_")}
+        env = {name: value for name, value in run.environ.items() if not name.startswith(("ZEN_RUNNER_", "ZEN_ITEM"))}
         env.setdefault("PYTHONUNBUFFERED", "1")
         for name, value in {**run.config["env"], **self.step["env"]}.items():
             env[name] = placeholders.render(self._values(value))
@@ -388,10 +443,15 @@ class StepAttempt:
         env["ZEN_RUN_ID"] = run.run
         env["ZEN_STEP"] = self.name
         env["ZEN_ATTEMPT"] = str(self._attempt.number)
+        if self.step["foreach"] is not None:
+            env["ZEN_ITEM"] = wire.dumps(self.step["foreach"]["item"])
+            env["ZEN_ITEM_INDEX"] = str(self.step["foreach"]["index"])
         env["ZEN_CLAIM"] = self._attempt.token
         env["ZEN_VALUES"] = os.path.join(self._scratch, "values.json")
         for name, path in self._paths.items():
-            env["ZEN_INPUT_" + name.upper()] = path
+            text = placeholders.render(path)
+            if len(text) < ARGUMENT or "call" not in self.step:  # a function has the list itself, however many URLs there are
+                env["ZEN_INPUT_" + name.upper()] = text
         for name, path in self._outputs.items():
             env["ZEN_OUTPUT_" + name.upper()] = path
         env["TRACEPARENT"] = _traceparent(run.environ.get("TRACEPARENT", ""), run.run)
@@ -430,6 +490,10 @@ class StepAttempt:
         if head == "args":
             found: Any = self._values(self.step["args"][rest[0]])
             way, path = f"args.{rest[0]}", rest[1:]
+        elif head not in self.run.config["steps"]:  # a foreach step: one value a member
+            from backends import graph
+
+            return [self._look_up((name, *rest)) for name in graph.members(self.run.config["steps"], head)]
         else:
             found = self._parent(head)["values"]
             way, path = f"{head}.values", rest[1:]
@@ -678,8 +742,7 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
     attempt: StepAttempt | None = None
     name = run or identity(environ)[0]
     try:
-        if step not in config["steps"]:
-            raise ConfigError(f"no step {step!r} (the steps are: {', '.join(config['steps'])})")
+        step = member(config, step, environ)
         name = records.check_run_id(name) if name else records.new_run_id(config["name"])
         store = open_store(config["store"])
         if not store.exists(f"configs/{sha}.json"):

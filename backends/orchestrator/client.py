@@ -277,7 +277,7 @@ def _steps(store: Store, handle: Mapping[str, Any], ended: bool) -> dict[str, st
     found = records.results(store, handle["run"])
     begun = set(store.names(f"runs/{handle['run']}"))
     states = {}
-    for step in config["steps"] if config is not None else sorted({*found, *(n for n in begun if "." not in n)}):
+    for step in config["steps"] if config is not None else sorted({*found, *filter(records.is_step, begun)}):
         record = found.get(step)
         if step not in begun:
             state = SKIPPED if ended else PENDING

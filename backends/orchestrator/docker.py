@@ -93,7 +93,7 @@ class OrchestratorDockerBackend(ClientDrivenBackend):
         self.read_only = read_only
         self.engine_timeout = engine_timeout
 
-    def render(self, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def render(self, config: Mapping[str, Any], run_id: str = "{run}") -> list[dict[str, Any]]:
         """Return a document a step, parents first: the container's name and the body of its creation.
 
         What only a run knows stands in braces, such as ``{run}``. ``passed`` names the variables of the client's
@@ -107,9 +107,9 @@ class OrchestratorDockerBackend(ClientDrivenBackend):
             {
                 "step": step,
                 "parents": list(parents[step]),
-                "name": container_name("{run}", step, "{attempt}"),
+                "name": container_name(run_id, step, "{attempt}"),
                 "passed": recipe.passed(step),
-                "container": recipe.body(step, config["steps"][step]["resources"]["memory"]),
+                "container": recipe.body(step, config["steps"][step]["resources"]["memory"], run=run_id),
             }
             for step in graph.order(parents)
         ]
@@ -238,7 +238,10 @@ class Recipe:
 
     def _mounts(self, step: str, passed: Mapping[str, str], on_client: bool) -> list[dict[str, Any]]:
         """Return the bind mounts, each at its own path, so that a path means the same on both sides."""
-        wanted: list[tuple[str, str | None, bool]] = [("store", self._store, True), ("code", self.config["code"], False)]
+        code = self.config["code"]
+        if code is not None and code.startswith("sha256:"):
+            code = None  # it was shipped: the container takes it from the store
+        wanted: list[tuple[str, str | None, bool]] = [("store", self._store, True), ("code", code, False)]
         files = [
             (f"steps.{step}.inputs.{name}", local_path(source["url"]))
             for name, source in sorted(self.config["steps"][step]["inputs"].items())

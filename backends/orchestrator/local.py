@@ -30,7 +30,7 @@ class OrchestratorLocalBackend(ClientDrivenBackend):
         self.max_parallel = max_parallel
         self.keep_going = keep_going
 
-    def render(self, config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def render(self, config: Mapping[str, Any], run_id: str = "{run}") -> list[dict[str, Any]]:
         """Return a document a step, parents first: its command, its environment and the steps that it waits for."""
         sha = wire.sha256(wire.dumps(config).encode())
         where = f"{config['store'].rstrip('/')}/configs/{sha}.json"
@@ -39,7 +39,7 @@ class OrchestratorLocalBackend(ClientDrivenBackend):
             {
                 "step": step,
                 "argv": ["zen-runner", "run", "--step", step],
-                "env": {"ZEN_RUNNER_CONFIG_FILE": where},
+                "env": {"ZEN_RUNNER_CONFIG_FILE": where, "ZEN_RUNNER_RUN_ID": run_id},
                 "parents": list(parents[step]),
             }
             for step in graph.order(parents)
@@ -55,7 +55,7 @@ class OrchestratorLocalBackend(ClientDrivenBackend):
 
         store, run = open_store(handle["store"]), handle["run"]
         for step in store.names(f"runs/{run}"):
-            for number in [] if "." in step else records.attempts(store, run, step)[-1:]:
+            for number in records.attempts(store, run, step)[-1:] if records.is_step(step) else []:
                 claim = store.get(f"runs/{run}/{step}/{number}/claim.json")
                 if claim is not None and records.result(store, run, step, number) is None:
                     try:

@@ -23,7 +23,7 @@ from werkzeug.wrappers import Response
 from backends import artifacts, autopsy, records, wire
 from backends.errors import ConfigError, DuplicateError, InfraError, InputError, UserError
 from backends.store import Store, open_store
-from tests import store_model
+from tests import helpers, store_model
 
 PREFIXES = itertools.count()
 GOOD = {"class": "success", "exit_code": 0, "outputs": {}}
@@ -250,6 +250,35 @@ def test_artifacts_go_through_a_bucket(store: Store, tmp_path: Path) -> None:
     store.delete("runs/r/s/1/out/d/sub/run.sh")
     with pytest.raises(InputError, match="missing from the store"):
         artifacts.fetch(store, tree, str(tmp_path / "scratch"), "table")
+
+
+def test_what_a_foreach_step_wrote_is_gathered_from_a_bucket(store: Store, tmp_path: Path) -> None:
+    write = 'mkdir "$ZEN_OUTPUT_DIR"; echo "$0" | tee "$ZEN_OUTPUT_DIR/x" > "$ZEN_OUTPUT_FILE"; echo "{\\"n\\":$0}" >$ZEN_VALUES'
+    steps = {
+        "make": {"foreach": list(range(20)), "run": ["sh", "-c", write, "{item}"], "outputs": ["file", "dir"]},
+        "use": {
+            "run": ["sh", "-c", 'cat "$0"/* "$1"/*/x; ls "$0"; echo "$2"', "{inputs.files}", "{inputs.dirs}", "{make.values.n}"],
+            "inputs": {"files": "make.file", "dirs": "make.dir"},
+        },
+        "list": {"run": ["echo", "{inputs.files}"], "as": "url", "inputs": {"files": "make.file"}},
+    }
+    path = tmp_path / "config.json"
+    path.write_text(wire.dumps({"version": 1, "store": store.url, "code": None, "steps": steps}))
+    aws = {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}
+    done = helpers.run("run", "--config", str(path), "--run-id", "r", cwd=tmp_path, **aws)
+    assert done.code == 0, done.errors
+    numbers = "".join(f"{number}\n" for number in range(20))
+    entries = "".join(f"{number:08d}\n" for number in range(20))
+    values = wire.dumps(list(range(20)))
+    assert b"".join(records.log_chunks(store, "r", "use")).decode() == f"{numbers}{numbers}{entries}{values}\n"
+    urls = wire.loads(b"".join(records.log_chunks(store, "r", "list")))
+    assert urls == [store.url_of(f"runs/r/make.{number}/1/out/file") for number in range(20)]
+    found = records.results(store, "r")
+    assert len(found) == 22
+    store.put("runs/r/make.7/1/out/dir/x", b"forged")
+    aws["ZEN_RUNNER_INPUTS_RUN"] = "r"
+    again = helpers.run("run", "--config", str(path), "--run-id", "two", "--step", "use", cwd=tmp_path, **aws)
+    assert (again.code, "make.7/1/out/dir" in again.record["message"]) == (65, True)
 
 
 def test_what_a_step_wrote_by_url_is_adopted(store: Store, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ ROLE_BASES = {
     *(f"backends.{role}" for role in ROLES),
     "backends.orchestrator.client",
     "backends.orchestrator.driver",
+    *(f"backends.orchestrator.{name}" for name in ("remote", "submission", "following")),
 }
 # Loaded only where a client is built: with the platform's client the start would take seconds, and its absence would break
 # what does not need it.

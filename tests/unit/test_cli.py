@@ -284,7 +284,7 @@ def test_graph(job: Path) -> None:
 
 
 def test_graph_of_a_long_chain() -> None:
-    steps = {f"s{number}": {"parents": [f"s{number - 1}"] if number else []} for number in range(3000)}
+    steps = {f"s{number}": {"parents": [f"s{number - 1}"] if number else [], "inputs": {}} for number in range(3000)}
     assert sum(1 for _ in cli._tree({"steps": steps})) == 3000
 
 
@@ -510,7 +510,7 @@ def test_following_goes_on_with_the_next_attempt(tmp_path: Path) -> None:
 
 
 def test_submit_dry_run_renders(job: Path) -> None:
-    documents = json.loads(zen("submit", "-c", "pipeline.yaml", "--dry-run", cwd=job).stdout)
+    documents = json.loads(zen("submit", "-c", "pipeline.yaml", "--dry-run", "-o", "json", cwd=job).stdout)
     assert documents
     assert not (job / "runs").exists()
 

@@ -151,9 +151,9 @@ BROKEN = [
     ),
     (
         "timeout: 2h",
-        "foreach: [1]",
-        "cfg.yaml:22: steps.train.foreach: unknown key 'foreach'; the keys here are call, run, beam, spark, args, inputs, "
-        "outputs, after, as, backend, image, resources, retry, timeout, grace_period, cache, env",
+        "zzzzz: [1]",
+        "cfg.yaml:22: steps.train.zzzzz: unknown key 'zzzzz'; the keys here are call, run, beam, spark, args, inputs, "
+        "outputs, foreach, after, as, backend, image, resources, retry, timeout, grace_period, cache, env",
     ),
     (
         "timeout: 2h",
@@ -452,6 +452,7 @@ def test_the_sample_of_the_documentation() -> None:
         "grace_period": 30.0,
         "cache": False,
         "env": {},
+        "foreach": None,
     }
     assert config["steps"]["clean"]["as"] == "url"
     assert resolve.resolve(config, "/other", "other", {}) == config

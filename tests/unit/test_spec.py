@@ -76,6 +76,19 @@ def test_the_examples_are_accepted_by_schema_and_types(path: Path) -> None:
     load.load(load.find(str(path), {}), environ={})
 
 
+DOCS = (ROOT / "docs" / "config.md").read_text()
+
+
+def test_the_documentation_names_every_key_and_its_config_is_right() -> None:
+    schema = spec.schema()
+    for part in (schema, *schema["$defs"].values()):
+        for name in part["properties"]:
+            assert f"`{name}`" in DOCS or f"{{{name}: " in DOCS or name in ("step", "output"), name
+    example = next(block for block in DOCS.split("```") if "version: 1" in block).removeprefix("yaml\n")
+    assert accepts(plain(example))
+    load.load(load.Source(example.encode(), "docs/config.md", "/"), environ={})
+
+
 def test_there_are_examples() -> None:
     assert EXAMPLES
 
@@ -106,7 +119,10 @@ WRONG: list[tuple[tuple[str, ...], Any]] = [
     (("steps", "train", "resources", "memory"), "lots"),
     (("steps", "train", "resources", "gpu"), -1),
     (("steps", "train", "env"), {"A": True}),
-    (("steps", "train", "foreach"), [1]),
+    (("steps", "train", "foreach"), []),
+    (("steps", "train", "foreach"), {"a": 1}),
+    (("steps", "train", "foreach"), "abc"),
+    (("steps", "train", "foreach"), [0] * 10_001),
     (("steps", "train", "parents"), ["clean"]),
     (("steps", "ingest", "call"), "penguins.ingest.run"),
     (("backends", "gpu", "type"), "trainer"),
@@ -140,6 +156,7 @@ def test_internal_keys_are_not_offered() -> None:
     text = str(spec.schema())
     assert "'resolved'" not in text
     assert "'parents'" not in text
+    assert "'gather'" not in text
 
 
 def test_every_example_in_the_schema_is_right() -> None:
