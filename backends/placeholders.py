@@ -138,7 +138,7 @@ def fill(value: object, head: str, lookup: Lookup) -> object:
     if isinstance(value, str):
         reference = tuple(value[1:-1].split("."))
         if reference[0] == head and names(value) == [value[1:-1]]:
-            return _escaped(lookup(reference))
+            return escaped(lookup(reference))
         return fill_text(value, head, lookup)
     if isinstance(value, list):
         return [fill(item, head, lookup) for item in value]
@@ -174,11 +174,12 @@ def fill_text(text: str, head: str, lookup: Lookup) -> str:
     return "".join(escape(before) + name for before, name in zip(plain, [*kept, ""], strict=True))
 
 
-def _escaped(value: object) -> object:
+def escaped(value: object) -> object:
+    """Return plain data with :func:`escape` done to every string in it but the keys."""
     if isinstance(value, str):
         return escape(value)
     if isinstance(value, list):
-        return [_escaped(item) for item in value]
+        return [escaped(item) for item in value]
     if isinstance(value, dict):
-        return {key: _escaped(item) for key, item in value.items()}
+        return {key: escaped(item) for key, item in value.items()}
     return value

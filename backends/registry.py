@@ -26,6 +26,8 @@ GROUP = "zen_runner.backends"
 BUILTIN = {
     "orchestrator.local": "backends.orchestrator.local:OrchestratorLocalBackend",
     "orchestrator.docker": "backends.orchestrator.docker:OrchestratorDockerBackend",
+    "orchestrator.batch": "backends.orchestrator.batch:OrchestratorBatchBackend",
+    "orchestrator.kubeflow": "backends.orchestrator.kubeflow:OrchestratorKubeFlowBackend",
 }
 
 _ROLE_BASES = {

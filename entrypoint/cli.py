@@ -1030,6 +1030,7 @@ def _docker_run(replay: Mapping[str, Any], environ: Environ) -> list[str]:
     words += [f"--env={name}" for name in replay["secrets"]]
     words.append(f"--env=ZEN_RUNNER_CONFIG=ref:{store}/configs/{sha}.json#sha256={sha}")
     words += [f"--env=ZEN_RUNNER_STEP={replay['step']}", f"--env=ZEN_RUNNER_INPUTS_RUN={replay['run']}"]
+    words += [f"--env={name}={text}" for name, text in sorted(replay.get("arguments", {}).items())]
     return [*words, replay["image_digest"] or replay["image"]]
 
 

@@ -37,6 +37,7 @@ else:
 
 ARGUMENT = 131_000  # bytes a single argument may have on Linux (MAX_ARG_STRLEN is 131,072), less a little
 VALUES = 1 << 20  # bytes of values that a step may return
+ARG = "ZEN_RUNNER_ARG_"
 SHIM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim.py")
 
 # Where the run's and the attempt's name come from, first one found: ours, then the platform's own.
@@ -218,6 +219,7 @@ class StepAttempt:
 
     def _claim(self) -> None:
         run = self.run
+        self._refuse_retry()
         owner: dict[str, Any] = {"config": run.sha, "platform": run.platform}
         if run.group is not None:
             owner["cgroup"] = run.group.path
@@ -236,6 +238,21 @@ class StepAttempt:
             self._log = Log(os.path.join(self._scratch, "log"))
             self._uploader = Uploader(run.store, self._attempt, self._log, self._beat, records.HEARTBEAT_EVERY)
         self._supervisor.beat(records.HEARTBEAT_EVERY, self._tick)
+
+    def _refuse_retry(self) -> None:
+        """End as the last attempt did where the platform repeats any that failed, and this one should not be repeated.
+
+        Both have the platform's same name then; another submission, or a person's retry, gives another or starts anew.
+        """
+        environ = self.run.environ
+        if environ.get("ZEN_RUNNER_RETRY") != "any" or environ.get("KFP_RETRY_INDEX") == "0":
+            return
+        numbers = records.attempts(self.run.store, self.run.run, self.name)
+        last = records.result(self.run.store, self.run.run, self.name, numbers[-1]) if numbers else None
+        if last is None or last["class"] == outcome.SUCCESS or last.get("platform") != self.run.platform:
+            return
+        if not outcome.is_retried(last["class"], last["exit_code"], self.step["retry"]["on"]):
+            raise records.AlreadyDone(last)
 
     def _prepare(self) -> Record | None:
         """Check what the step needs, fetch its inputs, look into the cache; return a record on a hit."""
@@ -524,6 +541,7 @@ class StepAttempt:
             "code": run.config["code"],
             "files": sorted(source["url"] for source in self.step["inputs"].values() if source.get("url", "").startswith("/")),
             "secrets": sorted(run.config["secrets"]),
+            "arguments": {name: text for name, text in run.environ.items() if name.startswith(ARG)},
             "resources": self.step["resources"],
         }
         run.store.put(f"{self._attempt.prefix}/replay.json", wire.dumps(replay).encode())
@@ -747,7 +765,7 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
         store = open_store(config["store"])
         if not store.exists(f"configs/{sha}.json"):
             records.put_config(store, config)
-        shared = Run(config, sha, name, store, environ)
+        shared = Run(with_arguments(config, step, environ), sha, name, store, environ)
         shared.enter()
         attempt = StepAttempt(shared, step, supervisor, output)
         record = attempt.start()
@@ -768,6 +786,46 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
         line = "\n" + line
     supervisor.write(STDERR, line.encode())
     return int(record["exit_code"])
+
+
+def with_arguments(config: Config, step: str, environ: Mapping[str, str]) -> Config:
+    """Return the config with the arguments of one step that ``$ZEN_RUNNER_ARG_<NAME>`` sets, each in its own one's type.
+
+    Args:
+        config: the resolved config.
+        step: the step's name.
+        environ: this process's environment.
+
+    Raises:
+        ConfigError: the step has no such argument, or one of another type.
+    """
+    given = {name: text for name, text in environ.items() if name.startswith(ARG)}
+    if not given:
+        return config
+    spec = config["steps"][step]
+    args = dict(spec["args"])
+    for variable, text in given.items():
+        name = variable[len(ARG) :]
+        if name not in args:
+            raise ConfigError(f"${variable}: step {step!r} has no argument {name!r}; it has {', '.join(args) or 'none'}")
+        # Whatever is in a value is no placeholder.
+        args[name] = placeholders.escaped(_read_argument(variable, text, args[name]))
+    return {**config, "steps": {**config["steps"], step: {**spec, "args": args}}}
+
+
+def _read_argument(variable: str, text: str, default: Any) -> Any:
+    """Return what a variable says: text for an argument that is text, else JSON of the argument's type."""
+    if isinstance(default, str):
+        return text
+    try:
+        value = wire.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"${variable} is {text!r}, which is not JSON; the config has {wire.dumps(default)} there") from error
+    if type(value) in (int, float) and type(default) in (int, float) and value == type(default)(value):
+        return type(default)(value)  # JSON has one kind of number
+    if default is not None and type(value) is not type(default):
+        raise ConfigError(f"${variable} is {text!r}, which is of another type than the config's {wire.dumps(default)}")
+    return value
 
 
 def _refusal(run: str | None, step: str, kind: str, message: str) -> Record:
