@@ -391,7 +391,9 @@ class _Plan:
         self._prefix = _prefix(config["store"], run_id, 1)
         self._problems: list[Problem] = []
         self._definitions: dict[str, Document] = {}
+        self._defined: dict[tuple[Any, ...], str] = {}
         self._jobs: dict[str, Document] = {}
+        self._rule = names.Rule(names.BATCH.limit - len(self._prefix), names.LETTERS + names.DIGITS + "-_", _FIRST, _LAST)
         steps = config["steps"]
         arrays = {of: members for of, members in graph.groups(steps).items() if len(members) > 1}
         # Jobs by the step, or by the `foreach` step whose members are one array job, and their first step.
@@ -471,8 +473,7 @@ class _Plan:
         return job
 
     def _name(self, job: str) -> str:
-        rule = names.Rule(names.BATCH.limit - len(self._prefix), names.LETTERS + names.DIGITS + "-_", _FIRST, _LAST)
-        return self._prefix + names.fit(rule, job)
+        return self._prefix + names.fit(self._rule, job)
 
     def _share(self) -> Document:
         found: Document = {}
@@ -493,6 +494,14 @@ class _Plan:
 
     def _define(self, job: str, image: str, resources: Mapping[str, str], secrets: list[dict[str, str]]) -> str:
         """Return the name of a definition for these, which says all that is in it."""
+        key = (image, *resources.items(), bool(secrets))
+        if key not in self._defined:
+            self._defined[key] = self._make_definition(job, image, resources, secrets)
+        return self._defined[key]
+
+    def _make_definition(
+        self, job: str, image: str, resources: Mapping[str, str], secrets: list[dict[str, str]]
+    ) -> str:
         backend = self._backend
         container: Document = {
             "image": image,
@@ -528,11 +537,10 @@ class _Plan:
         text = wire.dumps(request)
         kept = "".join(char if char in names.BATCH.inner else "-" for char in image)[-_IMAGE_SHOWN:].lstrip("-_")
         name = f"zen-runner-{kept}-{wire.sha256(text.encode())[:_DEFINITION_DIGEST]}"
-        if name not in self._definitions:
-            if len(text) > DEFINITION_SIZE:
-                counts = f"{len(text):,} bytes, and Batch takes {DEFINITION_SIZE:,}"
-                self._problem(f"steps.{job}", f"the job definition has {counts}; use fewer `secrets`, `env` or `tags`")
-            self._definitions[name] = {"api": "RegisterJobDefinition", "request": {"jobDefinitionName": name, **request}}
+        if len(text) > DEFINITION_SIZE:
+            counts = f"{len(text):,} bytes, and Batch takes {DEFINITION_SIZE:,}"
+            self._problem(f"steps.{job}", f"the job definition has {counts}; use fewer `secrets`, `env` or `tags`")
+        self._definitions[name] = {"api": "RegisterJobDefinition", "request": {"jobDefinitionName": name, **request}}
         return name
 
     def _secrets(self) -> list[dict[str, str]]:
