@@ -98,7 +98,7 @@ def _calls(config: dict[str, Any], server: MotoBatch) -> Iterator[Figure]:
 
 
 def _against_bare_calls(server: MotoBatch) -> Figure:
-    count = STEPS
+    count = 500
     store = _open(server, server.url, f"s3://{BUCKET}/bare")
     config = pipeline(count, f"s3://{BUCKET}/bare", count)
     client = server.client("batch")
@@ -123,7 +123,7 @@ def _against_bare_calls(server: MotoBatch) -> Figure:
         time.sleep(0.5)
         return seconds
 
-    return ratio(f"submit {count:,} steps to Batch, against as many bare boto3 calls", ours, bare, 1.1, rounds=5, warmup=0)
+    return ratio(f"submit {count:,} steps to Batch, against as many bare boto3 calls", ours, bare, 1.1, rounds=5, warmup=1)
 
 
 def _open(server: MotoBatch, url: str, store: str) -> Store:
