@@ -506,9 +506,9 @@ def test_a_client_library_that_is_missing(null: MotoBatch, tmp_path: Path) -> No
 def test_names_of_300_characters(null: MotoBatch, tmp_path: Path) -> None:
     pipeline = Pipeline(tmp_path, null, steps={"s" * 63: {"run": ["true"]}}, name="é" * 300)
     ended = pipeline.submit("--wait")
-    assert ended.code in (0, 78) and "Traceback" not in ended.errors
-    if ended.code == 0:
-        assert len(pipeline.jobs()) == 1
+    assert ended.code == 78 and "Traceback" not in ended.errors
+    assert "is not a pipeline's name" in ended.errors and "at most 63" in ended.errors
+    assert pipeline.jobs() == [] and pipeline.objects() == []
 
 
 def test_an_image_that_does_not_exist(aws: MotoBatch, tmp_path: Path) -> None:
