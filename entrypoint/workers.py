@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # Source: the container contract of Beam's Fn API, https://s.apache.org/beam-fn-api-container-contract.
 BOOT = "/opt/apache/beam/boot"
 STANDALONE = {"master": "org.apache.spark.deploy.master.Master", "worker": "org.apache.spark.deploy.worker.Worker"}
-# The executor's arguments and the variables in which Spark on Kubernetes hands them to the container, then its memory.
+# The executor's arguments and the variables in which Spark on Kubernetes hands them to the container.
 # Source: org.apache.spark.deploy.k8s.Constants and .features.BasicExecutorFeatureStep of Spark 4.1.
 EXECUTOR = {
     "--driver-url": "SPARK_DRIVER_URL",
@@ -25,8 +25,8 @@ EXECUTOR = {
     "--app-id": "SPARK_APPLICATION_ID",
     "--hostname": "SPARK_EXECUTOR_POD_IP",
     "--resourceProfileId": "SPARK_RESOURCE_PROFILE_ID",
-    "--podName": "SPARK_EXECUTOR_POD_NAME",
 }
+EXECUTOR_POD = "SPARK_EXECUTOR_POD_NAME"  # for the driver's log and its clean-up; executors work without
 EXECUTOR_MEMORY = "SPARK_EXECUTOR_MEMORY"
 JAVA_OPTION = "SPARK_JAVA_OPT_"
 
@@ -78,6 +78,7 @@ def argv(environ: Mapping[str, str], words: Sequence[str]) -> list[str]:
         _classpath(home, environ),
         "org.apache.spark.scheduler.cluster.k8s.KubernetesExecutorBackend",
         *(word for flag, name in EXECUTOR.items() for word in (flag, environ[name])),
+        *(("--podName", environ[EXECUTOR_POD]) if environ.get(EXECUTOR_POD) else ()),
         *rest,
     ]
 
