@@ -65,4 +65,6 @@ def finish(root: Path) -> None:
         os.utime(path, (MTIME, MTIME), follow_symlinks=False)
 
 
-finish(Path(sys.argv[1]))
+# From 3.12 on, compileall's processes import this file.
+if __name__ == "__main__":
+    finish(Path(sys.argv[1]))
