@@ -28,6 +28,8 @@ BUILTIN = {
     "orchestrator.docker": "backends.orchestrator.docker:OrchestratorDockerBackend",
     "orchestrator.batch": "backends.orchestrator.batch:OrchestratorBatchBackend",
     "orchestrator.kubeflow": "backends.orchestrator.kubeflow:OrchestratorKubeFlowBackend",
+    "processing.direct": "backends.processing.direct:ProcessingDirectBackend",
+    "processing.spark": "backends.processing.spark:ProcessingSparkBackend",
 }
 
 _ROLE_BASES = {

@@ -22,6 +22,7 @@ from backends.store import BUCKET_SCHEMES
 
 Path = tuple[str | int, ...]
 
+_IMAGE = "zen-runner"
 _WEB = ("http", "https")
 _HEADS = ("inputs", "outputs", "args")  # what a placeholder begins with, if not with a step's name
 _SECRET_WORDS = frozenset(
@@ -350,7 +351,7 @@ class _Resolver:
             "store": self._store(config.store),
             "base": self._base,
             "code": self._code(config.code),
-            "image": self._image(config.image, ("image",)),
+            "image": f"{_IMAGE}:cpu" if config.image is UNSET else self._image(config.image, ("image",)),
             "backend": self._backend(config.backend, ("orchestrator",), ("backend",)),
             "backends": self._blocks,
             "secrets": {name: self._secret(secret, name) for name, secret in config.secrets.items()},
@@ -359,7 +360,8 @@ class _Resolver:
         self._outputs = {name: frozenset(step.outputs) for name, step in config.steps.items()}
         self._read_foreach()
         top = self._limits(config, (), None)
-        steps = {name: self._step(name, step, {**top, "image": resolved["image"]}) for name, step in config.steps.items()}
+        top["image"] = None if config.image is UNSET else resolved["image"]
+        steps = {name: self._step(name, step, top) for name, step in config.steps.items()}
         resolved["steps"] = steps
         for cycle in _cycles({name: step["parents"] for name, step in steps.items()}):
             self.report(
@@ -662,10 +664,31 @@ class _Resolver:
         done["parents"] = sorted(parents)
         done["as"] = how
         done["backend"] = self._backend(step.backend, ("processing", "training"), (*path, "backend"))
-        done["image"] = top["image"] if step.image is UNSET else self._image(step.image, (*path, "image"))
+        engine = self._engine(kind, done["backend"], (*path, "backend"))
         done["env"] = self._env(step.env, path, step)
         done.update(self._limits(step, path, top))
+        variant = engine or ("cuda" if done["resources"]["gpu"] else "cpu")
+        done["image"] = top["image"] or f"{_IMAGE}:{variant}"
+        if step.image is not UNSET:
+            done["image"] = self._image(step.image, (*path, "image"))
         return done
+
+    def _engine(self, kind: str | None, backend: dict[str, Any] | None, path: Path) -> str | None:
+        """Return the engine that a step runs on, ``beam``, ``spark`` or None, and check that its backend is for such a step."""
+        own = kind if kind in ("beam", "spark") else None
+        if backend is None:
+            return own
+        if backend["type"] == "training":
+            if own:
+                self.report(path, f"a training backend runs call and run steps, and this is a {own} step; write a processing one")
+            return own
+        if f"processing.{backend['source']}" not in registry.BUILTIN:
+            return own  # whose class is imported only when the step runs
+        cls: Any = registry.class_of("processing", backend["source"])
+        if kind is not None and kind not in (cls.ENGINE, "run"):
+            what = f"the backend {backend['source']!r} runs {cls.ENGINE} and run steps, and this is a {kind} step"
+            self.report(path, f"{what}; {'remove it' if kind == 'call' else 'write one for ' + kind}")
+        return str(cls.ENGINE)
 
     def _kind(self, step: Step, path: Path) -> str | None:
         kinds = [kind for kind in KINDS if getattr(step, kind) is not UNSET]
@@ -716,7 +739,7 @@ class _Resolver:
                         here, f"{name!r} and {other!r} differ only in case, and both would be ${both}; rename one of the two"
                     )
                 seen[name.upper()] = name
-                if kind not in (None, "run"):
+                if kind == "call":  # beam and spark steps get two mappings
                     self._keyword(name, what, used, here)
         if kind not in (None, "run"):
             for name in step.args:

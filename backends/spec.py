@@ -149,10 +149,12 @@ class Step(_Part):
         _meta("A program and its arguments; no shell.", ["python", "train.py", "{inputs.table}"], minItems=1),
     ] = UNSET
     beam: Annotated[
-        str | UnsetType, _meta("A function that gets a beam.Pipeline" + _Function, "penguins.clean:run", pattern=FUNCTION)
+        str | UnsetType,
+        _meta("A function that gets (pipeline, inputs, outputs), and args by name.", "flights.on_beam:build", pattern=FUNCTION),
     ] = UNSET
     spark: Annotated[
-        str | UnsetType, _meta("A function that gets a SparkSession" + _Function, "penguins.clean:run", pattern=FUNCTION)
+        str | UnsetType,
+        _meta("A function that gets (spark, inputs, outputs), and args by name.", "flights.on_spark:run", pattern=FUNCTION),
     ] = UNSET
     args: Annotated[dict[str, Any], _meta("Arguments: any plain data, with placeholders in strings.", {"epochs": 3})] = {}
     inputs: Annotated[
@@ -200,7 +202,10 @@ class Config(_Part):
     base: str | None = None
     name: Annotated[str | UnsetType, _meta("The pipeline's name; the file's by default.", "penguins", pattern=NAME)] = UNSET
     store: Annotated[str, _meta("Where artifacts and records go: a directory, s3://, gs:// or az://.", "./runs")] = "./runs"
-    image: Annotated[str, _meta("The image of steps that name none.", "zen-runner:cpu")] = "zen-runner:cpu"
+    image: Annotated[
+        str | UnsetType,
+        _meta("The image of steps that name none; else zen-runner:cpu, or the variant that the step needs.", "zen-runner:cpu"),
+    ] = UNSET
     code: Annotated[
         str | None, _meta("The directory that is shipped to remote backends; null if it is baked into the image.", ".")
     ] = "."

@@ -180,6 +180,7 @@ class StepAttempt:
         self._outputs: dict[str, str] = {}
         self._cache_key: str | None = None
         self._parents: dict[str, Record] = {}
+        self._engine: str | None = None  # that the step runs on: beam or spark
 
     def start(self) -> Record | None:
         """Claim the step and start its process; return a record instead where it is over before it began."""
@@ -258,9 +259,6 @@ class StepAttempt:
         """Check what the step needs, fetch its inputs, look into the cache; return a record on a hit."""
         assert self._attempt is not None
         step = self.step
-        for kind, image in (("beam", "Apache Beam"), ("spark", "Spark")):
-            if kind in step:
-                raise PlacementError(f"steps.{self.name} is a {kind} step, and this version has no {image} to run it")
         self._check_placement()
         if self._supervisor.stopped_by is not None:
             raise Terminated("stopped before the step began")
@@ -388,7 +386,10 @@ class StepAttempt:
         assert self._attempt is not None and self._log is not None
         step = self.step
         env = self._environment()
-        if "call" in step:
+        block = step["backend"]
+        if (block is not None and block["type"] == "processing") or not ("call" in step or "run" in step):
+            argv = self._engine_argv()
+        elif "call" in step:
             argv = self._shim_argv()
         else:
             argv = self._render(step["run"])
@@ -415,7 +416,7 @@ class StepAttempt:
 
     def _raise_unstartable(self, program: str, error: OSError) -> None:
         if isinstance(error, FileNotFoundError):
-            if "call" in self.step:
+            if "run" not in self.step:
                 raise PlacementError(
                     f"no Python for the step: {program!r} is not on PATH; install one or set ZEN_RUNNER_PYTHON"
                 ) from error
@@ -433,7 +434,8 @@ class StepAttempt:
         step = self.step
         spec = wire.dumps(
             {
-                "call": step["call"],
+                "kind": "call",
+                "target": step["call"],
                 "as": step["as"],
                 "paths": {**self._paths, **self._outputs},
                 "args": self._values(step["args"]),
@@ -447,6 +449,28 @@ class StepAttempt:
                 file.write(spec)
             spec = "@" + path
         return [self.run.python, SHIM, spec]
+
+    def _engine_argv(self) -> list[str]:
+        from entrypoint import engines
+
+        assert self._attempt is not None
+        run, step = self.run, self.step
+        self._engine = engines.engine_of(step)
+        limit = self._memory or step["resources"]["memory"]
+        return engines.command(
+            step,
+            python=run.python,
+            scratch=self._scratch,
+            name=f"{run.config['name']}-{self.name}-{run.run}",
+            root=run.store.url_of(f"{self._attempt.prefix}/tmp"),
+            code=run.cwd if run.config["code"] else None,
+            exclude=[run.store.root] if run.store.root else [],
+            inputs=self._paths,
+            outputs=self._outputs,
+            args=self._values(step["args"]),
+            program=self._render(step["run"]) if "run" in step else (),
+            memory=limit or (run.group.limit() if run.group is not None and self._alone else None),
+        )
 
     def _environment(self) -> dict[str, str]:
         assert self._attempt is not None
@@ -595,7 +619,7 @@ class StepAttempt:
             return self._record(outcome.TIMEOUT, f"ran past its timeout of {self.step['timeout']:g} s")
         if process.reason == "fenced":
             return self._record(outcome.DUPLICATE, "this attempt was taken for dead, and another has taken over")
-        error = self._shim_error()
+        error = self._shim_error() if "run" not in self.step or self._engine == "spark" else None
         if status != 0:
             if self._was_oom(process):
                 limit = self._group.limit() if self._group is not None else None
@@ -603,7 +627,10 @@ class StepAttempt:
                     outcome.OOM, "the out-of-memory killer took the step" + (f"; the limit is {limit} bytes" if limit else "")
                 )
             if error is not None:
-                return self._record(error[0], error[1])
+                record = self._record(error[0], error[1])
+                if error[2]:
+                    record["traceback"] = error[2]
+                return record
             if process.signal is not None:
                 message = f"ended by {_signal_name(process.signal)}"
                 if process.signal == signal.SIGKILL:
@@ -624,14 +651,15 @@ class StepAttempt:
         # In a group shared with other steps the counter alone can't say whom it took.
         return self._alone or self._group is not self.run.group or process.signal == signal.SIGKILL
 
-    def _shim_error(self) -> tuple[str, str] | None:
-        if "call" not in self.step:
-            return None
+    def _shim_error(self) -> tuple[str, str, str] | None:
+        """Return the class, the message and the traceback that a shim left."""
         try:
             with open(os.path.join(self._scratch, "error.json"), "rb") as file:
                 found = wire.loads(file.read(VALUES))
-            kind = outcome.CONFIG if found["class"] == outcome.CONFIG else outcome.USER
-            return kind, str(found["message"])
+            # A step can write this file, too; so it says no more than a step may.
+            kinds = (outcome.CONFIG, outcome.PLACEMENT, outcome.INFRA) if self._engine else (outcome.CONFIG,)
+            kind = found["class"] if found["class"] in kinds else outcome.USER
+            return kind, str(found["message"]), str(found.get("traceback", ""))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -697,6 +725,8 @@ class StepAttempt:
         """Write the record last, when all else is in the store, and clean up."""
         assert self._attempt is not None and self._log is not None
         self._supervisor.unbeat(self._tick)
+        if self._engine is not None:
+            self._add_engine(record)
         process = self.process
         if process is not None and record["class"] != outcome.SUCCESS:
             record["log_tail"] = process.tail.decode("utf-8", "replace")
@@ -724,6 +754,20 @@ class StepAttempt:
                 self._group.remove()
         _remove(self._scratch)
         return record
+
+
+    def _add_engine(self, record: Record) -> None:
+        """Add what the engine counted, and keep Spark's event log."""
+        from entrypoint import engines
+
+        assert self._attempt is not None
+        record["engine"] = self._engine
+        record["metrics"] = engines.metrics(self._scratch) or {}
+        if self._engine == "spark":
+            try:
+                record["event_log"] = engines.keep_events(self.run.store, self._attempt, self._scratch)
+            except ZenRunnerError as error:  # the result doesn't hang on it
+                record["event_log_lost"] = str(error)
 
 
 class _Unstartable(UserError):
