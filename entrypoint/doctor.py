@@ -364,9 +364,11 @@ def _jvm(place: Place) -> Finding:
     import shutil
     import subprocess
 
+    from entrypoint.engines import engine_of
+
     home = place.environ.get("JAVA_HOME", "")
     java = f"{home}/bin/java" if home else shutil.which("java", path=place.environ.get("PATH", os.defpath))
-    needed = place.needing(lambda step: "spark" in step)
+    needed = place.needing(lambda step: engine_of(step) == "spark")
     fix = "install a JRE (17 or 21) and set JAVA_HOME, or use the spark image"
     if not java:
         if needed:
@@ -380,6 +382,38 @@ def _jvm(place: Place) -> Finding:
     if status:
         return Finding("jvm", WARN, f"{java} ended with {status}: {first}", fix)
     return Finding("jvm", OK, f"{first} ({java})")
+
+
+def _packages(place: Place) -> Finding:
+    """Look for the packages of the engines that steps run on, in the step's Python."""
+    import shutil
+    import subprocess
+
+    from entrypoint.engines import engine_of
+
+    wanted = {engine_of(step) for step in place.steps.values()} - {None}
+    if not wanted:
+        return Finding("engines", NOT_APPLICABLE, "no step runs on Beam or Spark")
+    found, missing = [], []
+    python = shutil.which(place.environ.get("ZEN_RUNNER_PYTHON") or "python3", path=place.environ.get("PATH", os.defpath))
+    for engine, package in (("beam", "apache-beam"), ("spark", "pyspark")):
+        if engine not in wanted:
+            continue
+        code = f"import importlib.metadata as m; print(m.version({package!r}))"
+        try:
+            status, said = _ask([python or "python3", "-c", code], place.environ)
+        except (OSError, subprocess.SubprocessError):
+            status, said = 1, ""
+        if status:
+            missing.append((engine, package))
+        else:
+            found.append(f"{package} {said}")
+    if missing:
+        who = place.needing(lambda step: engine_of(step) in [engine for engine, _ in missing])
+        packages = " and ".join(package for _, package in missing)
+        fix = f"use the image {' or '.join(f'zen-runner:{engine}' for engine, _ in missing)}, or pip install {packages}"
+        return Finding("engines", WARN, f"the step's Python has no {packages}, which {who} needs", fix)
+    return Finding("engines", OK, ", ".join(found))
 
 
 def _engine(place: Place) -> Finding:
@@ -429,6 +463,7 @@ _CHECKS: dict[str, Callable[[Place], Finding]] = {
     "init": _init,
     "gpu": _gpu,
     "jvm": _jvm,
+    "engines": _packages,
     "engine": _engine,
 }
 NAMES = tuple(_CHECKS)

@@ -41,7 +41,7 @@ def _backend(step: Mapping[str, Any]) -> ProcessingBaseBackend | None:
     from backends.base import ProcessingBaseBackend
 
     kind = next((kind for kind in _DEFAULT if kind in step), None)
-    block = step["backend"]
+    block = step.get("backend")
     if block is None or block["type"] != "processing":
         if kind is None:
             return None
@@ -124,6 +124,8 @@ def _spark(
     from backends.processing.spark import masters
 
     conf = backend.get_spark_conf(name, step["image"], memory)
+    if backend.is_local:  # /tmp may be in memory, where what is spilled to would count against the step
+        conf.setdefault("spark.local.dir", os.path.join(scratch, "spark-local"))
     if backend.event_log:
         events = os.path.join(scratch, EVENTS)
         os.makedirs(events, exist_ok=True)
