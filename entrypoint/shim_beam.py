@@ -131,6 +131,25 @@ def _write_metrics(spec: dict[str, Any], result: Any) -> None:
         file.write(text)
 
 
+def _end_with_its_workers(shim: Any, spec: dict[str, Any]) -> None:
+    """End the step when a worker process dies, for which Beam's direct runner would wait for ever.
+
+    Its thread that waits for the process raises then, and nobody listens.
+    """
+    import threading
+
+    usual = threading.excepthook
+
+    def hook(args: threading.ExceptHookArgs) -> None:
+        usual(args)
+        if args.thread is not None and args.thread.name == "run_worker":
+            message = "a worker process of the pipeline died (%s); what it printed last is in the log" % args.exc_value
+            shim.write_error(spec, "user", message)
+            os._exit(1)
+
+    threading.excepthook = hook
+
+
 def _fail(shim: Any, spec: dict[str, Any], error: BaseException, trace: TracebackType | None = None) -> None:
     own = _own_frames(error)
     sys.stderr.write(own + "\n")
@@ -152,6 +171,7 @@ def main() -> None:
         pipeline = beam.Pipeline(options=options)
     except (ValueError, ImportError) as error:
         shim.fail(spec, "config", "beam: %s" % error)
+    _end_with_its_workers(shim, spec)
     try:
         returned = function(pipeline, spec["inputs"], spec["outputs"], **spec["args"])
         result = pipeline.run()
