@@ -28,6 +28,7 @@ BUILTIN = {
     "orchestrator.docker": "backends.orchestrator.docker:OrchestratorDockerBackend",
     "orchestrator.batch": "backends.orchestrator.batch:OrchestratorBatchBackend",
     "orchestrator.kubeflow": "backends.orchestrator.kubeflow:OrchestratorKubeFlowBackend",
+    "training.local": "backends.training.local:TrainingLocalBackend",
 }
 
 _ROLE_BASES = {
