@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 EVERY = 1.0  # seconds between two looks
 SHARE = 200  # a look may cost a two-hundredth of the time until the next: half a percent of a core, however many processes
+PROC = "/proc"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _NO_IO: Io = (0, 0, 0, 0)
@@ -120,11 +121,11 @@ def look() -> tuple[Table, dict[int, list[int]], dict[int, list[int]]]:
     table: Table = {}
     children: dict[int, list[int]] = {}
     groups: dict[int, list[int]] = {}
-    for name in os.listdir("/proc"):
+    for name in os.listdir(PROC):
         if not name.isdigit():
             continue
         try:
-            descriptor = os.open(f"/proc/{name}/stat", os.O_RDONLY)
+            descriptor = os.open(f"{PROC}/{name}/stat", os.O_RDONLY)
             try:
                 fields = os.read(descriptor, 1024).rpartition(b")")[2].split(None, _RESIDENT + 1)
             finally:
