@@ -30,6 +30,7 @@ BUILTIN = {
     "orchestrator.kubeflow": "backends.orchestrator.kubeflow:OrchestratorKubeFlowBackend",
     "processing.direct": "backends.processing.direct:ProcessingDirectBackend",
     "processing.spark": "backends.processing.spark:ProcessingSparkBackend",
+    "training.local": "backends.training.local:TrainingLocalBackend",
 }
 
 _ROLE_BASES = {

@@ -37,6 +37,7 @@ _MOST_COMPARISONS = 200_000  # for did-you-mean; past that a hint isn't worth th
 _MOST_CYCLES = 20  # reported; one document can hold more circles than anybody can read
 _MOST_EDGES = 250_000  # to members of foreach steps; each costs some 40 bytes in a document that every attempt reads
 _MOST_BYTES = 131_000  # of an item as JSON, which goes into a variable: Linux takes 131,072 for one, its name included
+_NO_RESOURCES = {"cpu": None, "memory": None, "gpu": 0, "gpu_memory": None, "cuda": None}
 _MEMBER = {"of": str, "index": int, "size": int, "item": object}  # a resolved step's `foreach`
 
 
@@ -581,7 +582,7 @@ class _Resolver:
         retry = (
             top["retry"] if top else {"limit": 2, "on": list(outcome.RETRIED_BY_DEFAULT), "backoff": 1.0, "memory_factor": 1.0}
         )
-        resources = top["resources"] if top else {"cpu": None, "memory": None, "gpu": 0}
+        resources = top["resources"] if top else _NO_RESOURCES
         return {
             "retry": self._retry(part.retry, (*path, "retry"), retry),
             "resources": self._resources(part.resources, (*path, "resources"), resources),
@@ -621,11 +622,19 @@ class _Resolver:
     def _resources(self, resources: Any, path: Path, top: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(resources, Resources):
             return top
-        return {
+        done = {
             "cpu": self._read(quantities.cpu, resources.cpu, (*path, "cpu"), top["cpu"]),
             "memory": self._read(quantities.memory, resources.memory, (*path, "memory"), top["memory"]),
             "gpu": self._read(_between("gpu", 0, 1024), resources.gpu, (*path, "gpu"), top["gpu"]),
+            "gpu_memory": self._read(quantities.memory, resources.gpu_memory, (*path, "gpu_memory"), top["gpu_memory"]),
+            "cuda": self._read(quantities.cuda, resources.cuda, (*path, "cuda"), top["cuda"]),
         }
+        # At the top it is a default for the steps that ask for GPUs; in a resolved config it has come from there.
+        if path[0] == "steps" and not done["gpu"] and not self._was_resolved and not self._is_broken(*path, "gpu"):
+            for key in ("gpu_memory", "cuda"):
+                if getattr(resources, key) is not UNSET and done[key] is not None:
+                    self.report((*path, key), "this says what a GPU must have, and the step asks for none; add gpu: 1")
+        return done
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 

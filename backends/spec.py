@@ -23,6 +23,7 @@ FUNCTION = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z
 DURATION = r"^\s*([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+\s*$"
 MEMORY = r"^\s*[0-9]+(\.[0-9]+)?(([kKMGTPE]i?)|[eE]\+?[0-9]{1,3})?\s*$"
 CPU = r"^\s*[0-9]+(\.[0-9]+)?m?\s*$"
+CUDA = r"^\s*[1-9][0-9]?(\.[0-9]{1,2})?\s*$"
 
 
 def _meta(description: str, *examples: object, **schema: object) -> Meta:
@@ -112,6 +113,14 @@ class Resources(_Part):
         _meta("Memory, such as 512Mi, 16Gi or a number of bytes; null for no limit.", "16Gi"),
     ] = UNSET
     gpu: Annotated[int | UnsetType, _meta("GPUs.", 1, minimum=0, maximum=1024)] = UNSET
+    gpu_memory: Annotated[
+        int | float | Annotated[str, Meta(extra_json_schema={"pattern": MEMORY})] | UnsetType | None,
+        _meta("Free memory that each GPU must have, such as 16Gi or a number of bytes; null for any.", "16Gi"),
+    ] = UNSET
+    cuda: Annotated[
+        int | float | Annotated[str, Meta(extra_json_schema={"pattern": CUDA})] | UnsetType | None,
+        _meta('The CUDA version that the driver must support, such as "12.4"; null for that of the image.', "12.4"),
+    ] = UNSET
 
 
 class Output(_Part):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("start", "steps", "dag", "docker", "image", "batch", "engines")
+NAMES = ("start", "steps", "dag", "docker", "image", "batch", "engines", "usage")
 
 
 def main() -> int:

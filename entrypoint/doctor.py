@@ -309,55 +309,37 @@ def _cgroup(place: Place) -> Finding:
     return Finding("cgroup", OK, detail)
 
 
-def _nvml() -> tuple[str, list[str]] | None:
-    """Return the driver's version and the GPUs' names from NVML, or None where the library is not there.
-
-    Source: NVIDIA's NVML API reference, ``nvmlInit_v2`` and the device queries.
-    """
-    import ctypes
-
-    try:
-        library = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return None
-    if library.nvmlInit_v2() != 0:
-        return "no driver", []
-    try:
-        text = ctypes.create_string_buffer(96)
-        library.nvmlSystemGetDriverVersion(text, 96)
-        version = text.value.decode("utf-8", "replace")
-        count = ctypes.c_uint()
-        library.nvmlDeviceGetCount_v2(ctypes.byref(count))
-        names = []
-        for index in range(count.value):
-            device = ctypes.c_void_p()
-            if library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)) == 0:
-                library.nvmlDeviceGetName(device, text, 96)
-                names.append(text.value.decode("utf-8", "replace"))
-        return version, names
-    finally:
-        library.nvmlShutdown()
-
-
 def _gpu(place: Place) -> Finding:
-    try:
-        nodes = sorted(entry.name for entry in os.scandir("/dev") if entry.name.startswith("nvidia") and entry.name[6:].isdigit())
-    except OSError:
-        nodes = []
-    nvml = _nvml()
+    from entrypoint import gpu
+
     fix = "docker run --gpus all, with NVIDIA's container toolkit on the host"
     needed = place.needing(lambda step: step["resources"]["gpu"])
-    if nvml and nvml[1]:
-        detail = f"{len(nvml[1])} × {nvml[1][0]}, driver {nvml[0]}"
-        if more := place.needing(lambda step: step["resources"]["gpu"] > len(nvml[1])):
-            return Finding("gpu", WARN, f"{detail}; {more} asks for more", fix)
-        return Finding("gpu", OK, detail)
-    if nodes:
-        detail = f"/dev has {', '.join(nodes)}, but NVML {'finds no driver' if nvml else 'is not installed'}"
-        return Finding("gpu", WARN, detail, fix)
-    if needed:
-        return Finding("gpu", WARN, f"no GPU here, and {needed} asks for one", fix)
-    return Finding("gpu", NOT_APPLICABLE, "no GPU here, and none is asked for")
+    try:
+        stock = gpu.take_stock(place.environ)
+    except errors.ZenRunnerError as error:
+        why, _, cure = str(error).rpartition("; ")
+        if needed:
+            return Finding("gpu", WARN, f"no GPU here, and {needed} asks for one: {why}", cure)
+        if gpu.nodes():
+            return Finding("gpu", WARN, why, cure)
+        return Finding("gpu", NOT_APPLICABLE, "no GPU here, and none is asked for")
+    gpu.put_away()
+    cuda = f"CUDA {stock.cuda[0]}.{stock.cuda[1]}" if stock.cuda else "CUDA unknown: no libcuda.so.1"
+    parts = [
+        *(one.describe() for one in stock.gpus),
+        *(f"{label} is in MIG mode" for label, _ in stock.parents.values()),
+        *(f"{label}: {error} (NVML error {error.value})" for label, error in stock.lost),
+    ]
+    detail = f"driver {stock.driver}, {cuda}; {'; '.join(parts) or 'no device'}"
+    if stock.lost:
+        return Finding("gpu", WARN, detail, "reset it (nvidia-smi --gpu-reset), or let this user open /dev/nvidia*")
+    if more := place.needing(lambda step: step["resources"]["gpu"] > len(stock.gpus)):
+        return Finding("gpu", WARN, f"{detail}; {more} asks for more", fix)
+    if not stock.gpus:
+        return Finding("gpu", WARN, detail, "make an instance (nvidia-smi mig -cgi PROFILE -C)" if stock.parents else fix)
+    if stock.cuda is None:
+        return Finding("gpu", WARN, detail, "add `compute` to NVIDIA_DRIVER_CAPABILITIES")
+    return Finding("gpu", OK, detail)
 
 
 def _jvm(place: Place) -> Finding:

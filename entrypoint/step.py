@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from backends.store import Store
+    from entrypoint.gpu import Claim
 
     Config = dict[str, Any]
     Record = dict[str, Any]
@@ -120,6 +121,7 @@ class Run:
         self.python = environ.get("ZEN_RUNNER_PYTHON") or "python3"
         self.platform = identity(environ)[1]
         self.group = cgroup.memory()
+        self.gpus: set[str] = set()  # that running steps have, by UUID
         self.code_digest: str | None = None
 
     def enter(self) -> None:
@@ -170,6 +172,7 @@ class StepAttempt:
         self._log: Log | None = None
         self._uploader: Uploader | None = None
         self._group: cgroup.Memory | None = None
+        self._gpus: Claim | None = None
         self._oom_before = 0
         self._fenced = False
         self._scratch = ""
@@ -215,6 +218,10 @@ class StepAttempt:
         """Ask the process to end; its grace period begins."""
         if self.process is not None:
             self._supervisor.stop(self.process, reason)
+
+    def refuse(self, reason: str) -> Record:
+        """Return the record of an attempt that was stopped before it began."""
+        return self._record(outcome.TERMINATED, reason)
 
     # -- before ---------------------------------------------------------------------------------------------------------------
 
@@ -285,12 +292,6 @@ class StepAttempt:
 
     def _check_placement(self) -> None:
         wanted = self.step["resources"]
-        if wanted["gpu"]:
-            devices = [name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit()]
-            if len(devices) < wanted["gpu"]:
-                raise PlacementError(
-                    f"steps.{self.name}.resources.gpu asks for {wanted['gpu']}, and {len(devices)} NVIDIA devices are here"
-                )
         if wanted["memory"]:
             limit = self.run.group.limit() if self.run.group is not None else None
             here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -300,6 +301,10 @@ class StepAttempt:
                 raise PlacementError(
                     f"steps.{self.name}.resources.memory asks for {wanted['memory']} bytes, and there are {here} here"
                 )
+        if wanted["gpu"]:
+            from entrypoint import gpu
+
+            self._gpus = gpu.Claim(self.name, wanted, *visible_gpus(self.run, self.name), self.run.environ, self.run.gpus)
 
     def _parent(self, name: str) -> Record:
         found = self._parents.get(name)
@@ -413,6 +418,8 @@ class StepAttempt:
         except OSError as error:
             self._raise_unstartable(argv[0], error)
         assert self.process is not None
+        if self._gpus is not None:
+            self._gpus.watch(self.process)
 
     def _raise_unstartable(self, program: str, error: OSError) -> None:
         if isinstance(error, FileNotFoundError):
@@ -477,6 +484,7 @@ class StepAttempt:
         run = self.run
         env = {name: value for name, value in run.environ.items() if not name.startswith(("ZEN_RUNNER_", "ZEN_ITEM"))}
         env.setdefault("PYTHONUNBUFFERED", "1")
+        env.update({"CUDA_VISIBLE_DEVICES": ""} if self._gpus is None else self._gpus.variables())  # none asked for: none seen
         for name, value in {**run.config["env"], **self.step["env"]}.items():
             env[name] = placeholders.render(self._values(value))
         for name, reference in run.config["secrets"].items():
@@ -600,9 +608,10 @@ class StepAttempt:
                 "memory_limit": self._group.limit(),
                 "oom_kill": self._group.oom_kills() - self._oom_before,
             }
-        if self.process is not None and self.process.status is not None:
-            usage["cpu_seconds"] = round(self.process.cpu_seconds, 3)
-            usage["max_rss"] = self.process.max_rss
+        if self.process is not None:
+            usage.update(_use(self.process))
+        if self._gpus is not None:
+            usage["gpus"] = self._gpus.usage()
         return usage
 
     # -- after ----------------------------------------------------------------------------------------------------------------
@@ -621,6 +630,10 @@ class StepAttempt:
             return self._record(outcome.DUPLICATE, "this attempt was taken for dead, and another has taken over")
         error = self._shim_error() if "run" not in self.step or self._engine == "spark" else None
         if status != 0:
+            lost = self._gpus.lost() if self._gpus is not None else None
+            if lost is not None:  # another machine may have a GPU that lasts, so this is no fault of the step's
+                ending = error[1] if error is not None else f"exited with status {status}"
+                return self._record(outcome.INFRA, f"the step lost {lost}; it ended with: {ending}")
             if self._was_oom(process):
                 limit = self._group.limit() if self._group is not None else None
                 return self._record(
@@ -727,6 +740,8 @@ class StepAttempt:
         self._supervisor.unbeat(self._tick)
         if self._engine is not None:
             self._add_engine(record)
+        if self._gpus is not None:
+            self._gpus.release()
         process = self.process
         if process is not None and record["class"] != outcome.SUCCESS:
             record["log_tail"] = process.tail.decode("utf-8", "replace")
@@ -768,6 +783,39 @@ class StepAttempt:
                 record["event_log"] = engines.keep_events(self.run.store, self._attempt, self._scratch)
             except ZenRunnerError as error:  # the result doesn't hang on it
                 record["event_log_lost"] = str(error)
+def visible_gpus(run: Run, step: str) -> tuple[str | None, bool]:
+    """Return what limits the GPUs that a step may see, and whether its config says so itself and keeps it so.
+
+    Args:
+        run: what the run's attempts share.
+        step: the step's name.
+    """
+    for env in (run.config["steps"][step]["env"], run.config["env"]):
+        if "CUDA_VISIBLE_DEVICES" in env:
+            text = env["CUDA_VISIBLE_DEVICES"]
+            return (None if placeholders.names(text) else placeholders.render(text)), True
+    return run.environ.get("CUDA_VISIBLE_DEVICES"), False
+
+
+def _use(process: Process) -> dict[str, Any]:
+    """Return what a process and its descendants used: at its end, or so far."""
+    tree = process.tree
+    if process.status is None:
+        if tree is None:
+            return {}
+        done = {"cpu_seconds": round(tree.cpu_seconds, 3), "rss": tree.rss, "rss_peak": tree.rss_peak}
+        io: tuple[int, ...] | None = tree.io
+    else:
+        cpu, io = process.cpu_seconds, process.io
+        if tree is not None:
+            more, more_io = tree.beside()
+            cpu += more
+            io = tuple(map(sum, zip(io, more_io, strict=True))) if io is not None else tree.io
+        done = {"cpu_seconds": round(cpu, 3), "max_rss": process.max_rss}
+        done["rss_peak"] = max(process.max_rss, tree.rss_peak if tree is not None else 0)
+    if io is not None:
+        done.update(zip(("io_read", "io_written", "disk_read", "disk_written"), io, strict=True))
+    return done
 
 
 class _Unstartable(UserError):
