@@ -420,7 +420,7 @@ class Supervisor:
                         if ended is None:
                             break
                         io = read_io(ended.si_pid) if ended.si_pid in self._processes else None
-                        pid, status, usage = os.wait4(ended.si_pid, 0)
+                        pid, status, usage = os.wait4(ended.si_pid, os.WNOHANG)
                     else:
                         pid, status, usage = os.wait4(wanted, os.WNOHANG)
                 except ChildProcessError:

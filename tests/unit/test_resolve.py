@@ -811,10 +811,15 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
                 optional={
                     "cpu": st.none() | st.floats(0.001, 99) | st.just("250m"),
                     "memory": st.none() | st.integers(1 << 20, 1 << 50) | st.just("1.5Gi"),
+                    "gpu": st.integers(0, 8),
+                },
+            )
+            | st.fixed_dictionaries(
+                {
                     "gpu": st.integers(1, 8),
                     "gpu_memory": st.none() | st.sampled_from(["16Gi", 1 << 30]),
                     "cuda": st.none() | st.sampled_from(["12.10", 12.4, 13, "11.8"]),
-                },
+                }
             ),
         }.items():
             if draw(st.booleans()):
