@@ -38,10 +38,10 @@ test-all: lint ## every test
 bench: $(VENV)/.dev ## the budgets of docs/performance.md, as ratios measured in one run
 	$(BIN)/python -m benchmarks
 
-images: ## zen-runner:cpu; makes the base from Debian packages where no registry answers
+images: ## cpu, beam, spark and cuda; makes the base from Debian packages where no registry answers
 	images/build
 
-lock: ## images/requirements with hashes, from pyproject.toml; needs uv
+lock: ## images/requirements/*.txt with hashes, from pyproject.toml and the .in files; needs uv
 	images/lock
 
 schema: $(VENV)/.run ## docs/schema.json, for editors

@@ -20,6 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A container runs as any UID with group 0, so what one writes another of the same group must be able to go on with.
         os.umask(os.umask(0o022) & ~0o070)
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # A container that Spark or Beam starts as a worker: a role, or a flag of Beam's boot program.
+    if arguments and arguments[0].partition("=")[0] in {
+        *("driver", "executor", "master", "worker", "--worker_pool", "--id", "--semi_persist_dir"),
+        *("--logging_endpoint", "--artifact_endpoint", "--provision_endpoint", "--control_endpoint"),
+    }:
+        return _worker(arguments)
     found = _one_step(arguments)
     if found is None:
         from entrypoint.cli import main as command_line
@@ -38,6 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     from entrypoint.step import run_step
 
     return run_step(resolved, sha, step, None, os.environ)
+
+
+def _worker(arguments: list[str]) -> int:
+    from backends.errors import ZenRunnerError
+    from entrypoint.workers import run
+
+    try:
+        run(arguments, os.environ)
+    except ZenRunnerError as error:
+        from entrypoint.cli import refuse
+
+        return refuse(error, None)
 
 
 def _one_step(arguments: list[str]) -> tuple[str | None, str] | None:

@@ -1,4 +1,4 @@
-"""The image under test, built once from this checkout, for any suite that imports ``cpu_image``."""
+"""The images under test, each built once from this checkout, for any suite that imports its fixture."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def build(*arguments: str, cwd: Path = ROOT, **env: str) -> None:
+def build(*arguments: str, cwd: Path = ROOT, **env: str) -> str:
     """Run a checkout's ``images/build``; a build that changes nothing takes a second.
 
     Args:
         arguments: its command line.
         cwd: root of the checkout.
         env: added to the environment.
+
+    Returns:
+        What it said.
     """
     # pytest-xdist's workers all come here, and the first makes the base where there is none.
     with (Path(tempfile.gettempdir()) / "zen-runner-image.lock").open("w") as lock:
@@ -31,14 +34,36 @@ def build(*arguments: str, cwd: Path = ROOT, **env: str) -> None:
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            timeout=600,
+            timeout=900,
         )
     if done.returncode:
         pytest.fail(f"images/build failed with status {done.returncode}:\n{done.stdout}", pytrace=False)
+    return done.stdout
 
 
 @pytest.fixture(scope="session")
 def cpu_image() -> str:
     """The tag of the cpu image, up to date with this checkout."""
-    build()
+    build("cpu")
     return "zen-runner:cpu"
+
+
+@pytest.fixture(scope="session")
+def beam_image() -> str:
+    """The tag of the beam image, up to date with this checkout."""
+    build("beam")
+    return "zen-runner:beam"
+
+
+@pytest.fixture(scope="session")
+def spark_image() -> str:
+    """The tag of the spark image, up to date with this checkout."""
+    build("spark")
+    return "zen-runner:spark"
+
+
+@pytest.fixture(scope="session")
+def cuda_image() -> str:
+    """The tag of the cuda image, up to date with this checkout."""
+    build("cuda")
+    return "zen-runner:cuda"

@@ -1,4 +1,4 @@
-"""Containers of the image under test, and what its layers hold."""
+"""Containers of the images under test, and what their layers hold."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 import docker
 import pytest
 
-from tests.images.build_fixture import cpu_image
+from tests.images.build_fixture import beam_image, cpu_image, cuda_image, spark_image
 
-__all__ = ["cpu_image"]
+__all__ = ["beam_image", "cpu_image", "cuda_image", "spark_image"]
 
 
 @dataclass
@@ -45,13 +45,13 @@ def engine() -> Iterator[docker.DockerClient]:
 
 @pytest.fixture(scope="session")
 def run(engine: docker.DockerClient, cpu_image: str) -> Callable[..., Ended]:
-    """Run a container of the cpu image to its end; keywords are the docker SDK's."""
+    """Run a container to its end, one of the cpu image by default; keywords are the docker SDK's."""
 
     def run_container(*command: str, image: str = cpu_image, **options: Any) -> Ended:
         container = engine.containers.create(image, list(command), **{"network_mode": "none", **options})
         try:
             container.start()
-            code = container.wait(timeout=60)["StatusCode"]
+            code = container.wait(timeout=100)["StatusCode"]
             out, err = (container.logs(stdout=o, stderr=not o).decode() for o in (True, False))
         finally:
             container.remove(force=True)
