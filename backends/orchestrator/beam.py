@@ -191,15 +191,16 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
         try:
             beam.start(stop)
             order = _Reached(config, beam)
+            launcher = _Elsewhere(config, run_id, store, beam, order)
             summary = drive(
                 config,
                 run_id,
                 store,
-                _Elsewhere(config, run_id, store, beam, order),
+                launcher,
                 max_parallel=len(config["steps"]),
                 keep_going=self.keep_going,
                 report=report,
-                stop_requested=stop,
+                stop_requested=lambda: stop() and launcher.is_up_to_date(),
                 graph=order,
             )
             beam.finish(summary)
@@ -262,12 +263,13 @@ class _Beam:
     Attributes:
         reached: the steps whose turn has come, as told by the ParDos; whoever takes one removes it.
         over: the program has ended its job, or itself.
+        died: it has ended without a word.
         problem: why it is of no use any more.
     """
 
     def __init__(self, spec: Mapping[str, Any], store: Store, run: str, wake: Callable[[], None]) -> None:
         self.reached: deque[str] = deque()
-        self.over = False
+        self.over = self.died = False
         self.problem: ZenRunnerError | None = None
         self._spec = spec
         self._store = store
@@ -416,8 +418,10 @@ class _Beam:
                         selector.unregister(connection)
                         heard.pop(connection)
                         if connection is self._control:
-                            if not self.over:
+                            if not self.over and not self._cancelled:
                                 self._fail("ended")
+                            self.over = True
+                            self._wake()
                             return
                         connection.close()
                         continue
@@ -446,7 +450,7 @@ class _Beam:
             self._refuse(word)
         elif event == "failed":
             self._fail("failed", word["message"])
-        elif event in ("ended", "cancelled"):
+        elif event == "ended":
             self.over = True
         self._wake()
 
@@ -460,6 +464,15 @@ class _Beam:
             self.problem = ConfigError(f"Beam refuses this backend's runner or options: {word['message']}")
         self.over = True
 
+    def _exit_code(self) -> int:
+        """Return how the program ended, which it just did or is about to; 0 if that does not come to light."""
+        import subprocess
+
+        try:
+            return self._process.wait(1.0) if self._process is not None else 0
+        except subprocess.TimeoutExpired:
+            return 0
+
     def _fail(self, how: str, message: str = "") -> None:
         """Note that the program is of no use, with what it last printed; its whole output goes beside the run's records."""
         try:
@@ -467,8 +480,9 @@ class _Beam:
                 printed = file.read()
         except OSError:
             printed = b""
-        if self._process is not None and not message and (self._process.poll() or 0) < 0:
-            message = f"killed by signal {-self._process.returncode}"
+        self.died = not message
+        if self.died and (code := self._exit_code()) < 0:
+            message = f"it was killed by signal {-code}"
         elif not message and printed.strip():
             message = printed.decode("utf-8", "replace").strip().splitlines()[-1][:500]
         place = ""
@@ -560,6 +574,7 @@ class _Elsewhere:
         steps = config["steps"]
         self._seen = {step: max(records.attempts(store, run, step), default=0) for step in steps}
         self._expected: set[str] = set()
+        self._found: list[dict[str, Any]] = []  # records that the driver has not got yet
         self._grace = max(float(spec["grace_period"] or 0) for spec in steps.values()) + SETTLE
         self._give_up: float | None = None  # when an attempt without a record counts as lost
         self._stopped = False
@@ -576,13 +591,21 @@ class _Elsewhere:
             over = self._beam.over  # before the look: what Beam has ended has its record by then
             if over or time.monotonic() >= self._next:
                 self._next = time.monotonic() + LOOK * (1 if self._store.root is not None else 1 + len(self._expected) / 50)
-                if found := self._look() or (self._lost() if over or self._stopped else []):
-                    return found
-            if over and not self._expected and not self._beam.reached:
+                if self._look():
+                    self._next = 0.0  # the driver is behind Beam
+                if over or self._stopped:
+                    self._lost()
+            if self._beam.reached and not self._stopped:
+                return []  # the driver starts these first, so that it waits for them if a record makes it stop
+            if self._found:
+                found, self._found = self._found, []
+                return found
+            if self._beam.died:
                 self._beam.check()
-                if self._order.held() and not self._stopped:
-                    raise InfraError(f"Beam's job has ended, but step {self._order.waiting()[0]!r} never began")
-            if self._beam.reached or (until is not None and time.monotonic() >= until):
+            if over and not self._stopped and not self._expected and self._order.held():
+                self._beam.check()
+                raise InfraError(f"Beam's job has ended, but step {self._order.waiting()[0]!r} never began")
+            if until is not None and time.monotonic() >= until:
                 return []
             time.sleep(0.05)
 
@@ -593,8 +616,14 @@ class _Elsewhere:
     def close(self) -> None:
         self.stop()
 
-    def _look(self) -> list[dict[str, Any]]:
-        """Return the records that are new; steps that have begun are told to the order."""
+    def is_up_to_date(self) -> bool:
+        """Tell whether the driver knows of all steps that have begun; if not, it will when it takes steps next."""
+        if not self._stopped:
+            self._look()
+        return not self._beam.reached
+
+    def _look(self) -> bool:
+        """Take the records that are new, tell the order of steps that have begun, and return whether there is any news."""
         found = []
         for step in [*self._order.waiting(), *self._expected]:
             later = [number for number in records.attempts(self._store, self._run, step) if number > self._seen[step]]
@@ -606,13 +635,13 @@ class _Elsewhere:
                 self._seen[step] = later[0]
                 self._expected.remove(step)
                 found.append(record)
-        return sorted(found, key=lambda record: str(record["ended"]))
+        self._found += sorted(found, key=lambda record: str(record["ended"]))
+        return bool(found or self._beam.reached)
 
-    def _lost(self) -> list[dict[str, Any]]:
-        """Return made-up records of what won't have one: nobody works on it, or the time to end is over."""
+    def _lost(self) -> None:
+        """Make up the records of what won't have one: nobody works on it, or the time to end is over."""
         if self._give_up is None:
             self._give_up = time.monotonic() + self._grace
-        lost = []
         for step in list(self._expected):
             begun = max(records.attempts(self._store, self._run, step), default=0) > self._seen[step]
             if begun and time.monotonic() < self._give_up:
@@ -622,8 +651,7 @@ class _Elsewhere:
             else:
                 error = self._beam.problem or InfraError("Beam's job has ended, and this step has no record")
             self._expected.remove(step)
-            lost.append(record_of(self._run, step, self._seen[step] + 1, error))
-        return lost
+            self._found.append(record_of(self._run, step, self._seen[step] + 1, error))
 
 
 def _say(connection: socket.socket, **word: Any) -> None:

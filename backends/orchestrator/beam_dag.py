@@ -226,7 +226,6 @@ def first_line(error: BaseException) -> str:
 
 def end_all() -> NoReturn:
     """End this program, Beam's workers and the attempts below them, which all are of one process group."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.killpg(os.getpgrp(), signal.SIGTERM)
     os._exit(143)
 
@@ -246,7 +245,7 @@ def main(folder: str) -> int:
                         job.cancel()
                 except Exception as error:
                     sys.stderr.write(f"cancel: {first_line(error)}\n")
-                driver.tell(event="cancelled")
+                end_all()
         import shutil
 
         shutil.rmtree(folder, ignore_errors=True)  # the driver was killed
