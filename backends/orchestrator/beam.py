@@ -19,6 +19,7 @@ from backends.errors import ConfigError, InfraError, PlacementError, Problem, Te
 from backends.graph import Graph
 from backends.orchestrator.client import NOT_PASSED, ClientDrivenBackend, cpus, end_orphans
 from backends.orchestrator.driver import drive, record_of
+from backends.store import BUCKET_SCHEMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from backends.store import Store
 
 DIRECT = "DirectRunner"
+_HERE = frozenset(("direct", "directrunner", "fnapirunner", "switchingdirectrunner"))  # Beam takes any case, too
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "beam_dag.py")
 STARTUP = 120.0  # seconds that the import of Beam may take
 SETTLE = 10.0  # seconds, beside the steps' grace period, that Beam's job and its attempts have to end
@@ -107,7 +109,7 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
         }
 
     def runs_here(self) -> bool:
-        return self.runner == DIRECT
+        return self.runner.rpartition(".")[2].lower() in _HERE
 
     def render(self, config: Mapping[str, Any], run_id: str = "{run}") -> list[dict[str, Any]]:
         """Return the job's document, then one a step, parents first: what makes up the Beam pipeline.
@@ -216,6 +218,10 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
         """Return what ``beam_dag.py`` gets."""
         sha = wire.sha256(wire.dumps(config).encode())
         where = f"{config['store'].rstrip('/')}/configs/{sha}.json"
+        if where.partition("://")[0].lower() in BUCKET_SCHEMES:
+            env = {"ZEN_RUNNER_CONFIG": f"ref:{where}#sha256={sha}", "ZEN_RUNNER_RUN_ID": run_id}
+        else:
+            env = {"ZEN_RUNNER_CONFIG_FILE": where, "ZEN_RUNNER_RUN_ID": run_id}
         steps = config["steps"]
         parents = {step: steps[step]["parents"] for step in steps}
         return {
@@ -227,7 +233,7 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
                     "step": step,
                     "parents": list(parents[step]),
                     "argv": [*self._program, "run", "--step", step],
-                    "env": {"ZEN_RUNNER_CONFIG_FILE": where, "ZEN_RUNNER_RUN_ID": run_id},
+                    "env": env,
                     "retry": _policy(steps[step]["retry"]),
                     "done": step in (done or ()),
                 }

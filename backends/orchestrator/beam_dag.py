@@ -37,6 +37,7 @@ FAILED = "zen-runner: "
 DUPLICATE = 73
 PAUSE = 5.0  # seconds between two looks at an attempt that somebody else has
 MAX_BACKOFF = 60.0
+CANCEL = 10.0  # seconds that a runner may take to cancel its job
 
 # Run on the worker before the attempt's own program, in whose place it then is: on Linux the attempt gets SIGTERM when the worker
 # that waits for it is gone. The process itself asks for that, since in a process with threads nothing may run after a fork.
@@ -102,6 +103,11 @@ def await_end(path: str) -> str:
     return FAILED + "the driver is gone" if word is None else str(word["reason"])
 
 
+def is_retried(policy: dict[str, Any], code: int) -> bool:
+    """Tell whether a step whose attempt ended with this status may have another one, its limit aside."""
+    return code in policy["codes"] or (policy["others"] and code not in policy["never"])
+
+
 def run_step(step: dict[str, Any]) -> str:
     """Run a step on this worker, retries included, and return "" or why it has failed."""
     retries = 0
@@ -115,7 +121,7 @@ def run_step(step: dict[str, Any]) -> str:
         if code == DUPLICATE:  # a bundle that the runner gave to another worker while the first one's attempt still lives
             time.sleep(PAUSE)
             continue
-        if retries >= policy["limit"] or not (code in policy["codes"] or (policy["others"] and code not in policy["never"])):
+        if retries >= policy["limit"] or not is_retried(policy, code):
             hint = f"; is {step['argv'][0]} on the worker?" if code in (126, 127) else ""
             return f"{FAILED}step {step['step']!r} failed with exit status {code}{hint}"
         pause = min(policy["backoff"] * 2.0 ** min(retries, 60), MAX_BACKOFF)
@@ -198,13 +204,13 @@ def make_options(spec: dict[str, Any]) -> Any:
     return options
 
 
-def make_runner(name: str) -> Any:
-    """Return Beam's runner of that name.
+def make_runner(name: str, driven: bool) -> Any:
+    """Return Beam's runner of that name; its local one where the driver runs the steps.
 
     Raises:
         Exception: Beam has none, or can't import it.
     """
-    if name == "DirectRunner":
+    if driven:
         # What Beam's DirectRunner is in the end; the class of that name first tries to download another one's binary.
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner  # type: ignore[import-not-found, unused-ignore]
 
@@ -219,7 +225,7 @@ def first_line(error: BaseException) -> str:
     text = str(error).strip()
     for line in reversed(text.splitlines()):
         if FAILED in line:
-            return line[line.rindex(FAILED) + len(FAILED) :].split("\\n")[0].strip("'\" ]")
+            return line[line.rindex(FAILED) + len(FAILED) :].split("\\n")[0].partition(" [while running ")[0]
     line = text.splitlines()[0][:1000] if text else ""
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
@@ -235,25 +241,26 @@ def main(folder: str) -> int:
     path = os.path.join(folder, "driver.sock")
     driver = Driver(path)
     driver.tell(program=os.getpid())
-    result: list[Any] = []
+    with open(os.path.join(folder, "spec.json"), encoding="utf-8") as file:
+        spec = json.load(file)
+    jobs: list[Any] = []
 
     def listen() -> None:
-        while (word := driver.hear()) is not None:
-            if word.get("cancel"):
-                try:
-                    for job in result:
-                        job.cancel()
-                except Exception as error:
-                    sys.stderr.write(f"cancel: {first_line(error)}\n")
-                end_all()
-        import shutil
+        if driver.hear() is None:  # the driver was killed
+            import shutil
 
-        shutil.rmtree(folder, ignore_errors=True)  # the driver was killed
+            shutil.rmtree(folder, ignore_errors=True)
+        watchdog = threading.Timer(CANCEL, end_all)
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            for job in [] if spec["driven"] else jobs:
+                job.cancel()
+        except Exception as error:
+            sys.stderr.write(f"cancel: {first_line(error)}\n")
         end_all()
 
     threading.Thread(target=listen, daemon=True).start()
-    with open(os.path.join(folder, "spec.json"), encoding="utf-8") as file:
-        spec = json.load(file)
     try:
         import apache_beam as beam  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
@@ -261,7 +268,7 @@ def main(folder: str) -> int:
         return 1
     try:
         options = make_options(spec)
-        runner = make_runner(spec["runner"])
+        runner = make_runner(spec["runner"], spec["driven"])
     except (Exception, SystemExit) as error:
         text = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
         driver.tell(event="refused", kind="config", message=text.strip(), beam=True)
@@ -271,7 +278,7 @@ def main(folder: str) -> int:
         pipeline = beam.Pipeline(runner=runner, options=options)
         build(beam, pipeline, spec, path)
         job = pipeline.run()
-        result.append(job)
+        jobs.append(job)
         driver.tell(event="running")
         state = str(job.wait_until_finish() or job.state)
         if state != "DONE":
