@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 DIRECT = "DirectRunner"
 _HERE = frozenset(("direct", "directrunner", "fnapirunner", "switchingdirectrunner"))  # Beam takes any case, too
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "beam_dag.py")
-STARTUP = 120.0  # seconds that the import of Beam may take
 SETTLE = 10.0  # seconds, beside the steps' grace period, that Beam's job and its attempts have to end
 LOOK = 1.0  # seconds between two looks at the records of a run elsewhere
 _SUN_PATH = 100  # bytes that a socket's path may have, a little less than Linux's 108 and macOS's 104
@@ -50,6 +49,8 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
         keep_going: after a step failed for good, still run the steps that don't depend on it.
         program: the command of zen-runner on Beam's workers.
         mounts: local directories that Beam's workers see under the same paths.
+        startup_timeout: seconds that Beam may take to be imported, and for which nothing may run while a step waits for Beam
+            alone; None for ever.
         worker_machine_type: the machine type of Beam's workers. This and the next four are options of a runner that has workers
             of its own; one in ``options`` counts more.
         num_workers: how many workers there are at first.
@@ -66,6 +67,7 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
         keep_going: bool = False,
         program: list[str] | None = None,
         mounts: list[str] | None = None,
+        startup_timeout: float | None = 600.0,
         worker_machine_type: str = "e2-medium",
         num_workers: int = 4,
         max_num_workers: int = 10,
@@ -78,6 +80,8 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
         problems = [
             Problem("", f"args.{name}", f"must be at least 1, not {number}") for name, number in numbers.items() if number < 1
         ]
+        if startup_timeout is not None and startup_timeout <= 0:
+            problems.append(Problem("", "args.startup_timeout", f"must be more than 0 seconds, not {startup_timeout:g}"))
         if not runner:
             problems.append(Problem("", "args.runner", f"must be the name of a Beam runner, such as {DIRECT}"))
         if program is not None and not program:
@@ -100,6 +104,7 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
         self._options = options or {}
         self._program = program or ["zen-runner"]
         self._mounts = mounts or []
+        self._startup_timeout = float("inf") if startup_timeout is None else startup_timeout
         self._workers: dict[str, Any] = {
             "worker_machine_type": worker_machine_type,
             "num_workers": num_workers,
@@ -153,7 +158,9 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
         report: Report | None,
         stop: Callable[[], bool],
     ) -> dict[str, Any]:
-        beam = _Beam(self._spec(config, run_id), store, run_id, getattr(launcher, "wake", lambda: None))
+        wake = getattr(launcher, "wake", lambda: None)
+        beam = _Beam(self._spec(config, run_id), store, run_id, wake, self._startup_timeout)
+        order = _Reached(config, beam)
         try:
             try:
                 beam.start(stop)
@@ -164,12 +171,12 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
                 config,
                 run_id,
                 store,
-                _Guarded(launcher, beam),
+                _Guarded(launcher, beam, order),
                 max_parallel=self.max_parallel or cpus(),
                 keep_going=self.keep_going,
                 report=report,
                 stop_requested=stop,
-                graph=_Reached(config, beam),
+                graph=order,
             )
             beam.finish(summary)
             return summary
@@ -189,7 +196,7 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
         records.put_config(store, config)
         before = records.results(store, run_id)
         done = [step for step, record in before.items() if record["class"] == outcome.SUCCESS]
-        beam = _Beam(self._spec(config, run_id, done), store, run_id, lambda: None)
+        beam = _Beam(self._spec(config, run_id, done), store, run_id, lambda: None, self._startup_timeout)
         try:
             beam.start(stop)
             order = _Reached(config, beam)
@@ -265,6 +272,7 @@ class _Beam:
         store: where its output is left if it fails.
         run: the run's id.
         wake: called, from another thread, when there is news.
+        patience: seconds that it may take to be ready, and later for which nothing may run while a step waits for it.
 
     Attributes:
         reached: the steps whose turn has come, as told by the ParDos; whoever takes one removes it.
@@ -273,7 +281,9 @@ class _Beam:
         problem: why it is of no use any more.
     """
 
-    def __init__(self, spec: Mapping[str, Any], store: Store, run: str, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, spec: Mapping[str, Any], store: Store, run: str, wake: Callable[[], None], patience: float
+    ) -> None:
         self.reached: deque[str] = deque()
         self.over = self.died = False
         self.problem: ZenRunnerError | None = None
@@ -281,6 +291,8 @@ class _Beam:
         self._store = store
         self._run = run
         self._wake = wake
+        self._patience = patience
+        self._since = 0.0  # when something ran last, or a step did not wait
         self._python = os.environ.get("ZEN_RUNNER_PYTHON") or "python3"
         self._folder = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -327,12 +339,12 @@ class _Beam:
             except OSError as error:
                 raise PlacementError(f"could not start {self._python} for Beam: {error.strerror}") from error
         threading.Thread(target=self._listen, daemon=True).start()
-        until = time.monotonic() + STARTUP
+        until = time.monotonic() + self._patience
         while not (self._ready or self.over or stop()):
             if self._process.poll() is not None and self._control is None:
                 self._fail("ended")  # before it could say anything
             elif time.monotonic() > until:
-                self._fail(f"was not ready after {STARTUP:g} s")
+                self._fail(f"was not ready after {self._patience:g} s")
             time.sleep(0.02)
         if self.problem is not None and not self._ready:
             raise self.problem
@@ -342,6 +354,19 @@ class _Beam:
         if self.problem is not None and not self._ended:
             self._ended = True
             raise self.problem
+
+    def check_idle(self, waiting: bool) -> None:
+        """Raise, once, if steps wait for Beam for too long.
+
+        Args:
+            waiting: nothing runs, and a step waits for Beam alone.
+        """
+        now = time.monotonic()
+        if not waiting or not self._since:
+            self._since = now
+        elif now - self._since > self._patience and self.problem is None:
+            self._fail(f"was silent for {self._patience:g} s: nothing ran", "steps wait for Beam")
+            self.check()
 
     def cancel(self) -> None:
         """Ask Beam to cancel the job."""
@@ -544,18 +569,27 @@ class _Guarded:
     Args:
         launcher: runs the attempts.
         beam: Beam's program.
+        order: which steps wait for Beam.
     """
 
-    def __init__(self, launcher: Launcher, beam: _Beam) -> None:
+    def __init__(self, launcher: Launcher, beam: _Beam, order: _Reached) -> None:
         self._launcher = launcher
         self._beam = beam
-        self.start = launcher.start
+        self._order = order
+        self._running = 0
         self.stop = launcher.stop
         self.close = launcher.close
 
+    def start(self, step: str, memory: int | None) -> None:
+        self._launcher.start(step, memory)
+        self._running += 1
+
     def wait(self, timeout: float | None) -> list[dict[str, Any]]:
         self._beam.check()
-        return self._launcher.wait(timeout)
+        self._beam.check_idle(self._order.held() and not self._running)
+        ended = self._launcher.wait(timeout)
+        self._running -= len(ended)
+        return ended
 
 
 class _Elsewhere:
@@ -611,6 +645,8 @@ class _Elsewhere:
             if over and not self._stopped and not self._expected and self._order.held():
                 self._beam.check()
                 raise InfraError(f"Beam's job has ended, but step {self._order.waiting()[0]!r} never began")
+            if not self._stopped:
+                self._beam.check_idle(self._order.held() and not self._expected)
             if until is not None and time.monotonic() >= until:
                 return []
             time.sleep(0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -23,12 +24,18 @@ def job_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield from start_job_server(tmp_path_factory.mktemp("beam"))
 
 
-def start_job_server(folder: Path) -> Iterator[str]:
+def start_job_server(folder: Path, **env: str) -> Iterator[str]:
+    """Start a job server; yield its host and port, and end it.
+
+    Args:
+        folder: for its files.
+        env: added to the environment that it and its workers have.
+    """
     port = folder / "port"
     argv = [engines.python_with("apache_beam"), "-m", "apache_beam.runners.portability.local_job_service_main"]
     argv += ["-p", "0", "--port_file", str(port), "--staging_dir", str(folder / "staging")]
     with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, **env}, start_new_session=True)
     try:
         until = time.monotonic() + 60
         while not port.exists():
@@ -59,6 +66,7 @@ class TestBeam(OrchestratorContract):
             "keep_going": st.booleans(),
             "program": st.none() | st.lists(st.text(min_size=1), min_size=1),
             "mounts": st.none() | st.lists(st.just("/data")),
+            "startup_timeout": st.none() | st.floats(0.1, 1e6),
             "worker_machine_type": st.text(),
             "num_workers": st.integers(1, 1000),
             "max_num_workers": st.integers(1, 1000),

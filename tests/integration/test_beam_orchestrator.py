@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests import engines, helpers
-from tests.contract.test_beam import job_server
+from tests.contract.test_beam import job_server, start_job_server
 
 __all__ = ["job_server"]  # a fixture
 
@@ -298,3 +298,72 @@ def test_three_hundred_steps(tmp_path: Path, python: str, shape: str) -> None:
     ended, summary = run(write(tmp_path, steps), block(), python)
     assert ended.code == 0, ended.errors
     assert set(classes(summary).values()) == {"success"} and len(summary["steps"]) == 300
+
+
+def test_a_beam_that_does_not_start_is_given_up(tmp_path: Path, python: str) -> None:
+    env = {"ZEN_RUNNER_PYTHON": python, "MARK": str(tmp_path)}
+    process = helpers.start(*arguments(write(tmp_path, LONG), block(startup_timeout=2.0)), cwd=tmp_path, **env)
+    try:
+        wait_until(lambda: beam_programs(tmp_path))
+        os.kill(beam_programs(tmp_path)[0], signal.SIGSTOP)
+        ended = helpers.end(process, SECONDS)
+    finally:
+        process.kill()
+    assert ended.code == 69 and "was not ready after 2 s" in ended.record["message"]
+
+
+def test_a_runner_that_never_begins_a_step_is_given_up(tmp_path: Path, python: str) -> None:
+    helpers.write(
+        tmp_path,
+        never_py="""
+        import time
+        from apache_beam.runners.runner import PipelineRunner
+
+        class Never(PipelineRunner):
+            def run_pipeline(self, pipeline, options):
+                time.sleep(600)
+        """,
+    )
+    backend = block({"environment_type": "LOOPBACK"}, runner="never.Never", startup_timeout=20.0)
+    ended, summary = run(write(tmp_path, LONG), backend, python, PYTHONPATH=str(tmp_path))
+    assert (ended.code, summary["class"]) == (69, "infra")
+    assert "was silent for 20 s" in summary["message"]
+    assert list(summary["skipped"]) == ["long", "never"]
+
+
+def test_workers_take_code_and_config_from_a_bucket(tmp_path: Path, python: str) -> None:
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        cloud = {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "id",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_REGION": "us-east-1",
+            "AWS_ALLOW_HTTP": "true",
+        }
+        keys = {"aws_access_key_id": "id", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+        boto3.client("s3", endpoint_url=cloud["AWS_ENDPOINT_URL"], **keys).create_bucket(Bucket="beam-bucket")
+        helpers.write(tmp_path / "code", mod_py="def f(out):\n    out.write_text('from a worker')\n")
+        steps = {
+            "f": {"call": "mod:f", "outputs": ["out"]},
+            "g": shell('[ "$(cat "$ZEN_INPUT_TEXT")" = "from a worker" ]', inputs={"text": "f.out"}),
+        }
+        config = write(tmp_path, steps, code=str(tmp_path / "code"), store="s3://beam-bucket/prefix")
+        worker_environ = {**helpers.environment(ZEN_RUNNER_PYTHON=python), **cloud}
+        jobs = start_job_server(tmp_path, **worker_environ)
+        options = {
+            "job_endpoint": next(jobs),
+            "environment_type": "beam:env:harness_subprocess_python:v1",
+            "environment_config": f"{python} -m apache_beam.runners.worker.sdk_worker_main",
+        }
+        ended, summary = run(config, block(options, runner="PortableRunner", program=PROGRAM), python, **cloud)
+        jobs.close()
+    finally:
+        server.stop()
+    assert ended.code == 0, ended.errors
+    assert classes(summary) == {"f": "success", "g": "success"}

@@ -69,6 +69,7 @@ def test_a_pardo_retries_just_what_the_driver_does(code: int, on: set[str]) -> N
     [
         ({"runner": ""}, "args.runner"),
         ({"max_parallel": 0}, "args.max_parallel"),
+        ({"startup_timeout": 0.0}, "args.startup_timeout"),
         ({"num_workers": 0}, "args.num_workers"),
         ({"program": []}, "args.program"),
         ({"mounts": ["data"]}, "args.mounts"),
