@@ -27,6 +27,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -129,6 +130,13 @@ def run_step(step: dict[str, Any]) -> str:
         retries += 1
 
 
+def is_in_process(spec: dict[str, Any]) -> bool:
+    """Tell whether Beam's workers are threads of this process."""
+    if spec["driven"]:
+        return bool(spec["options"].get("direct_running_mode") != "multi_processing")
+    return str(spec["options"].get("environment_type", "")).upper() == "LOOPBACK"
+
+
 def build(beam: Any, pipeline: Any, spec: dict[str, Any], path: str) -> None:
     """Put a ParDo a step into the pipeline, and the last one.
 
@@ -165,6 +173,13 @@ def build(beam: Any, pipeline: Any, spec: dict[str, Any], path: str) -> None:
             yield ""
 
     driven = spec["driven"]
+    if is_in_process(spec):
+        # Here they can be pickled by name. By value, as for other processes, half of Beam's time would go into it.
+        module: Any = ModuleType("zen_beam_dag")
+        for cls in (Step, Last):
+            cls.__module__, cls.__qualname__ = module.__name__, cls.__name__
+            setattr(module, cls.__name__, cls)
+        sys.modules[module.__name__] = module
     one = pipeline | "run" >> beam.Impulse()
     signals: dict[str, Any] = {}
     inner = {parent for step in spec["steps"] for parent in step["parents"]}
