@@ -617,7 +617,7 @@ class _Elsewhere:
         self._found: list[dict[str, Any]] = []  # records that the driver has not got yet
         self._grace = max(float(spec["grace_period"] or 0) for spec in steps.values()) + SETTLE
         self._give_up: float | None = None  # when an attempt without a record counts as lost
-        self._stopped = False
+        self._stopped = self._was_over = False
         self._next = 0.0
         good = records.results(store, run)
         beam.reached.extend(step for step, record in good.items() if record["class"] == outcome.SUCCESS)
@@ -629,7 +629,9 @@ class _Elsewhere:
         until = None if timeout is None else time.monotonic() + timeout
         while True:
             over = self._beam.over  # before the look: what Beam has ended has its record by then
-            if over or time.monotonic() >= self._next:
+            looks = time.monotonic() >= self._next or (over and not self._was_over)
+            if looks:
+                self._was_over = over
                 self._next = time.monotonic() + LOOK * (1 if self._store.root is not None else 1 + len(self._expected) / 50)
                 if self._look():
                     self._next = 0.0  # the driver is behind Beam
@@ -642,7 +644,7 @@ class _Elsewhere:
                 return found
             if self._beam.died:
                 self._beam.check()
-            if over and not self._stopped and not self._expected and self._order.held():
+            if looks and over and not self._stopped and not self._expected and self._order.held():
                 self._beam.check()
                 raise InfraError(f"Beam's job has ended, but step {self._order.waiting()[0]!r} never began")
             if not self._stopped:
@@ -667,7 +669,7 @@ class _Elsewhere:
     def _look(self) -> bool:
         """Take the records that are new, tell the order of steps that have begun, and return whether there is any news."""
         found = []
-        for step in [*self._order.waiting(), *self._expected]:
+        for step in [*([] if self._stopped else self._order.waiting()), *self._expected]:
             later = [number for number in records.attempts(self._store, self._run, step) if number > self._seen[step]]
             if not later:
                 continue
@@ -678,7 +680,7 @@ class _Elsewhere:
                 self._expected.remove(step)
                 found.append(record)
         self._found += sorted(found, key=lambda record: str(record["ended"]))
-        return bool(found or self._beam.reached)
+        return bool(found or (self._beam.reached and not self._stopped))
 
     def _lost(self) -> None:
         """Make up the records of what won't have one: nobody works on it, or the time to end is over."""
