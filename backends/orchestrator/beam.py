@@ -162,11 +162,7 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
         beam = _Beam(self._spec(config, run_id), store, run_id, wake, self._startup_timeout)
         order = _Reached(config, beam)
         try:
-            try:
-                beam.start(stop)
-            except BaseException:
-                launcher.close()
-                raise
+            beam.start(stop)
             summary = drive(
                 config,
                 run_id,
@@ -181,7 +177,10 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
             beam.finish(summary)
             return summary
         finally:
-            beam.close()
+            try:
+                beam.close()
+            finally:
+                launcher.close()
 
     def _run_elsewhere(
         self, config: Mapping[str, Any], run_id: str, store: Store, report: Report | None, stop: Callable[[], bool]
@@ -578,7 +577,6 @@ class _Guarded:
         self._order = order
         self._running = 0
         self.stop = launcher.stop
-        self.close = launcher.close
 
     def start(self, step: str, memory: int | None) -> None:
         self._launcher.start(step, memory)
@@ -590,6 +588,9 @@ class _Guarded:
         ended = self._launcher.wait(timeout)
         self._running -= len(ended)
         return ended
+
+    def close(self) -> None:
+        """Leave the launcher open: it is closed, and gives the signals back, when Beam has ended."""
 
 
 class _Elsewhere:
