@@ -58,6 +58,10 @@ class LocalLauncher:
         """Write to one of our own streams, serving signals and deadlines while its reader is slow."""
         self._supervisor.write(fd, data)
 
+    def wake(self) -> None:
+        """Make ``wait`` return; from any thread."""
+        self._supervisor.wake()
+
     def start(self, step: str, memory: int | None) -> None:
         """Begin one attempt; its record comes through ``wait``.
 

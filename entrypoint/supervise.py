@@ -175,6 +175,7 @@ class Supervisor:
         self.stopped_by: int | None = None  # the first stop signal that came
         self._processes: dict[int, Process] = {}
         self._is_init = os.getpid() == 1
+        self._woken = False
         self._dead_streams: set[int] = set()
         self._beats: list[Callable[[], None]] = []
         self._sample_at: float | None = None
@@ -291,18 +292,27 @@ class Supervisor:
         if now:
             process._kill_at = monotonic()
 
+    def wake(self) -> None:
+        """Make a ``poll`` with a timeout return at once, this one or the next; from any thread."""
+        self._woken = True
+        try:
+            os.write(self._wake_write, b"\0")
+        except OSError:
+            pass  # it is full, or closed: nobody waits
+
     def poll(self, timeout: float | None = None) -> list[Process]:
         """Wait until processes end, and return them.
 
         Args:
             timeout: seconds; then, or once a stop signal came, nobody may have ended. None waits for an end.
         """
-        until = None if timeout is None else monotonic() + timeout
+        until = None if timeout is None else monotonic() + (0.0 if self._woken else timeout)
         while True:
             ended = self._service(until)
             if ended or (until is None and not self._processes):
                 return ended
-            if until is not None and (monotonic() >= until or self.stopped_by is not None):
+            if until is not None and (monotonic() >= until or self.stopped_by is not None or self._woken):
+                self._woken = False
                 return ended
 
     def write(self, fd: int, data: bytes) -> None:
