@@ -90,7 +90,10 @@ class LocalLauncher:
         if over and self._waiting:
             waiting, self._waiting = self._waiting, []
             for step, memory in waiting:
-                self.start(step, memory)
+                if self.stop_requested():
+                    self._refuse(step)
+                else:
+                    self.start(step, memory)
         return over
 
     def _must_wait(self, step: str) -> bool:
@@ -110,8 +113,11 @@ class LocalLauncher:
         for item in list(self._waiting):
             if step is None or item[0] == step:
                 self._waiting.remove(item)
-                attempt = StepAttempt(self._run, item[0], self._supervisor, lambda stream, data: None)
-                self._over.append(attempt.refuse("stopped while it waited for a GPU"))
+                self._refuse(item[0])
+
+    def _refuse(self, step: str) -> None:
+        attempt = StepAttempt(self._run, step, self._supervisor, lambda stream, data: None)
+        self._over.append(attempt.refuse("stopped while it waited for a GPU"))
 
     def close(self) -> None:
         """End what still runs, and give the signals back."""
