@@ -6,9 +6,14 @@ import functools
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests import fake_nvml
+
+# A loaded machine is no failure: times are the benchmarks' business.
+hypothesis.settings.register_profile("zen-runner", deadline=None)
+hypothesis.settings.load_profile("zen-runner")
 
 CI = os.environ.get("CI") == "true"
 
