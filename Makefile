@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+ENGINES := .venv-engines
 SOURCES := $(shell find entrypoint backends -name '*.py' 2>/dev/null)
 
 .DEFAULT_GOAL := help
@@ -22,6 +23,12 @@ $(VENV)/.dev: pyproject.toml $(VENV)/.run
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+# Beam and Spark for the tests, in a Python of their own, as they are in a user's.
+$(ENGINES)/.made: tests/engines.txt
+	$(PYTHON) -m venv $(ENGINES)
+	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/engines.txt
+	@touch $@
+
 run: $(VENV)/.run ## the penguins pipeline: real data, a process a step, no Docker
 	$(BIN)/zen-runner run --config examples/penguins/pipeline.yaml
 
@@ -29,10 +36,10 @@ lint: $(VENV)/.dev ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-test: lint ## all tests but the minutes-long ones
+test: lint $(ENGINES)/.made ## all tests but the minutes-long ones
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m 'not slow'
 
-test-all: lint ## every test
+test-all: lint $(ENGINES)/.made ## every test
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 bench: $(VENV)/.dev ## the budgets of docs/performance.md, as ratios measured in one run
@@ -48,4 +55,4 @@ schema: $(VENV)/.run ## docs/schema.json, for editors
 	$(BIN)/zen-runner schema > docs/schema.json
 
 clean: ## remove what make made
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(ENGINES) build dist .mypy_cache .ruff_cache .hypothesis

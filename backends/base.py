@@ -254,9 +254,15 @@ BLIND = 600.0
 
 
 class ProcessingBaseBackend(BaseBackend):
-    """Where the workers of a ``beam`` or ``spark`` step run."""
+    """Where the workers of a ``beam`` or ``spark`` step run.
+
+    Attributes:
+        ENGINE: ``beam`` or ``spark``: the kind of step that this backend takes, beside ``run`` steps that start a program of
+            that engine.
+    """
 
     BACKEND_TYPE = "processing"
+    ENGINE: ClassVar[str] = "beam"
 
     def get_beam_args(self, pipeline_name: str, pipeline_root: str) -> list[str]:
         """Return the command-line options for Beam's pipeline; none means that Beam runs in the step's own process.

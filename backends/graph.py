@@ -47,6 +47,10 @@ class Graph:
         self._next += 1
         return self._ready[self._next - 1]
 
+    def held(self) -> bool:
+        """Tell whether a step is kept back until somebody else's word; never, unless a subclass knows of somebody."""
+        return False
+
     def done(self, step: str) -> None:
         """Note that a taken step has succeeded; its children may become ready."""
         for child in self._children[step]:

@@ -1,4 +1,4 @@
-"""Durations, memory and CPU as people write them, turned into plain numbers.
+"""Durations, memory, CPU and CUDA versions as people write them, turned into one form each.
 
 Source of the memory and CPU notation: Kubernetes, "Quantity" (https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/).
 """
@@ -125,3 +125,26 @@ def cpu(value: object) -> float:
     if not 0.001 <= count <= 100_000:
         raise ValueError(f"{_said(value)} is out of range; CPUs are between 1m (a thousandth) and 100000")
     return count
+
+
+def cuda(value: object) -> str:
+    """Return a CUDA version as ``MAJOR.MINOR``.
+
+    Args:
+        value: text such as ``12.4`` or ``13``, or a number that can mean only one version.
+
+    Raises:
+        ValueError: it is no such version, or a number such as 12.1, which YAML also makes of 12.10.
+    """
+    wrong = f'{_said(value)} is not a CUDA version; write such as "12.4"'
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        raise ValueError(wrong)
+    text = value.strip() if isinstance(value, str) else _said(value)
+    major, dot, minor = text.partition(".")
+    if not all(part.isascii() and part.isdigit() and len(part) < 3 for part in (major, minor if dot else "0")):
+        raise ValueError(wrong)
+    if not int(major):
+        raise ValueError(wrong)
+    if not isinstance(value, str) and minor == "1":
+        raise ValueError(f'{text} can be {text} or {text}0, which are the same number; write it in quotes: "{text}" or "{text}0"')
+    return f"{int(major)}.{int(minor or 0)}"

@@ -26,8 +26,12 @@ GROUP = "zen_runner.backends"
 BUILTIN = {
     "orchestrator.local": "backends.orchestrator.local:OrchestratorLocalBackend",
     "orchestrator.docker": "backends.orchestrator.docker:OrchestratorDockerBackend",
+    "orchestrator.beam": "backends.orchestrator.beam:OrchestratorBeamBackend",
     "orchestrator.batch": "backends.orchestrator.batch:OrchestratorBatchBackend",
     "orchestrator.kubeflow": "backends.orchestrator.kubeflow:OrchestratorKubeFlowBackend",
+    "processing.direct": "backends.processing.direct:ProcessingDirectBackend",
+    "processing.spark": "backends.processing.spark:ProcessingSparkBackend",
+    "training.local": "backends.training.local:TrainingLocalBackend",
 }
 
 _ROLE_BASES = {

@@ -22,6 +22,7 @@ from backends.store import BUCKET_SCHEMES
 
 Path = tuple[str | int, ...]
 
+_IMAGE = "zen-runner"
 _WEB = ("http", "https")
 _HEADS = ("inputs", "outputs", "args")  # what a placeholder begins with, if not with a step's name
 _SECRET_WORDS = frozenset(
@@ -36,6 +37,7 @@ _MOST_COMPARISONS = 200_000  # for did-you-mean; past that a hint isn't worth th
 _MOST_CYCLES = 20  # reported; one document can hold more circles than anybody can read
 _MOST_EDGES = 250_000  # to members of foreach steps; each costs some 40 bytes in a document that every attempt reads
 _MOST_BYTES = 131_000  # of an item as JSON, which goes into a variable: Linux takes 131,072 for one, its name included
+_NO_RESOURCES = {"cpu": None, "memory": None, "gpu": 0, "gpu_memory": None, "cuda": None}
 _MEMBER = {"of": str, "index": int, "size": int, "item": object}  # a resolved step's `foreach`
 
 
@@ -350,7 +352,7 @@ class _Resolver:
             "store": self._store(config.store),
             "base": self._base,
             "code": self._code(config.code),
-            "image": self._image(config.image, ("image",)),
+            "image": f"{_IMAGE}:cpu" if config.image is UNSET else self._image(config.image, ("image",)),
             "backend": self._backend(config.backend, ("orchestrator",), ("backend",)),
             "backends": self._blocks,
             "secrets": {name: self._secret(secret, name) for name, secret in config.secrets.items()},
@@ -359,7 +361,8 @@ class _Resolver:
         self._outputs = {name: frozenset(step.outputs) for name, step in config.steps.items()}
         self._read_foreach()
         top = self._limits(config, (), None)
-        steps = {name: self._step(name, step, {**top, "image": resolved["image"]}) for name, step in config.steps.items()}
+        top["image"] = None if config.image is UNSET else resolved["image"]
+        steps = {name: self._step(name, step, top) for name, step in config.steps.items()}
         resolved["steps"] = steps
         for cycle in _cycles({name: step["parents"] for name, step in steps.items()}):
             self.report(
@@ -579,7 +582,7 @@ class _Resolver:
         retry = (
             top["retry"] if top else {"limit": 2, "on": list(outcome.RETRIED_BY_DEFAULT), "backoff": 1.0, "memory_factor": 1.0}
         )
-        resources = top["resources"] if top else {"cpu": None, "memory": None, "gpu": 0}
+        resources = top["resources"] if top else _NO_RESOURCES
         return {
             "retry": self._retry(part.retry, (*path, "retry"), retry),
             "resources": self._resources(part.resources, (*path, "resources"), resources),
@@ -619,11 +622,19 @@ class _Resolver:
     def _resources(self, resources: Any, path: Path, top: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(resources, Resources):
             return top
-        return {
+        done = {
             "cpu": self._read(quantities.cpu, resources.cpu, (*path, "cpu"), top["cpu"]),
             "memory": self._read(quantities.memory, resources.memory, (*path, "memory"), top["memory"]),
             "gpu": self._read(_between("gpu", 0, 1024), resources.gpu, (*path, "gpu"), top["gpu"]),
+            "gpu_memory": self._read(quantities.memory, resources.gpu_memory, (*path, "gpu_memory"), top["gpu_memory"]),
+            "cuda": self._read(quantities.cuda, resources.cuda, (*path, "cuda"), top["cuda"]),
         }
+        # At the top it is a default for the steps that ask for GPUs; in a resolved config it has come from there.
+        if path[0] == "steps" and not done["gpu"] and not self._was_resolved and not self._is_broken(*path, "gpu"):
+            for key in ("gpu_memory", "cuda"):
+                if getattr(resources, key) is not UNSET and done[key] is not None:
+                    self.report((*path, key), "this says what a GPU must have, and the step asks for none; add gpu: 1")
+        return done
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
@@ -662,10 +673,31 @@ class _Resolver:
         done["parents"] = sorted(parents)
         done["as"] = how
         done["backend"] = self._backend(step.backend, ("processing", "training"), (*path, "backend"))
-        done["image"] = top["image"] if step.image is UNSET else self._image(step.image, (*path, "image"))
+        engine = self._engine(kind, done["backend"], (*path, "backend"))
         done["env"] = self._env(step.env, path, step)
         done.update(self._limits(step, path, top))
+        variant = engine or ("cuda" if done["resources"]["gpu"] else "cpu")
+        done["image"] = top["image"] or f"{_IMAGE}:{variant}"
+        if step.image is not UNSET:
+            done["image"] = self._image(step.image, (*path, "image"))
         return done
+
+    def _engine(self, kind: str | None, backend: dict[str, Any] | None, path: Path) -> str | None:
+        """Return the engine that a step runs on, ``beam``, ``spark`` or None, and check that its backend is for such a step."""
+        own = kind if kind in ("beam", "spark") else None
+        if backend is None:
+            return own
+        if backend["type"] == "training":
+            if own:
+                self.report(path, f"a training backend runs call and run steps, and this is a {own} step; write a processing one")
+            return own
+        if f"processing.{backend['source']}" not in registry.BUILTIN:
+            return own  # whose class is imported only when the step runs
+        cls: Any = registry.class_of("processing", backend["source"])
+        if kind is not None and kind not in (cls.ENGINE, "run"):
+            what = f"the backend {backend['source']!r} runs {cls.ENGINE} and run steps, and this is a {kind} step"
+            self.report(path, f"{what}; {'remove it' if kind == 'call' else 'write one for ' + kind}")
+        return str(cls.ENGINE)
 
     def _kind(self, step: Step, path: Path) -> str | None:
         kinds = [kind for kind in KINDS if getattr(step, kind) is not UNSET]
@@ -716,7 +748,7 @@ class _Resolver:
                         here, f"{name!r} and {other!r} differ only in case, and both would be ${both}; rename one of the two"
                     )
                 seen[name.upper()] = name
-                if kind not in (None, "run"):
+                if kind == "call":  # beam and spark steps get two mappings
                     self._keyword(name, what, used, here)
         if kind not in (None, "run"):
             for name in step.args:

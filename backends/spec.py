@@ -23,6 +23,7 @@ FUNCTION = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z
 DURATION = r"^\s*([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+\s*$"
 MEMORY = r"^\s*[0-9]+(\.[0-9]+)?(([kKMGTPE]i?)|[eE]\+?[0-9]{1,3})?\s*$"
 CPU = r"^\s*[0-9]+(\.[0-9]+)?m?\s*$"
+CUDA = r"^\s*[1-9][0-9]?(\.[0-9]{1,2})?\s*$"
 
 
 def _meta(description: str, *examples: object, **schema: object) -> Meta:
@@ -112,6 +113,14 @@ class Resources(_Part):
         _meta("Memory, such as 512Mi, 16Gi or a number of bytes; null for no limit.", "16Gi"),
     ] = UNSET
     gpu: Annotated[int | UnsetType, _meta("GPUs.", 1, minimum=0, maximum=1024)] = UNSET
+    gpu_memory: Annotated[
+        int | float | Annotated[str, Meta(extra_json_schema={"pattern": MEMORY})] | UnsetType | None,
+        _meta("Free memory that each GPU must have, such as 16Gi or a number of bytes; null for any.", "16Gi"),
+    ] = UNSET
+    cuda: Annotated[
+        int | float | Annotated[str, Meta(extra_json_schema={"pattern": CUDA})] | UnsetType | None,
+        _meta('The CUDA version that the driver must support, such as "12.4"; null for that of the image.', "12.4"),
+    ] = UNSET
 
 
 class Output(_Part):
@@ -149,10 +158,12 @@ class Step(_Part):
         _meta("A program and its arguments; no shell.", ["python", "train.py", "{inputs.table}"], minItems=1),
     ] = UNSET
     beam: Annotated[
-        str | UnsetType, _meta("A function that gets a beam.Pipeline" + _Function, "penguins.clean:run", pattern=FUNCTION)
+        str | UnsetType,
+        _meta("A function that gets (pipeline, inputs, outputs), and args by name.", "flights.on_beam:build", pattern=FUNCTION),
     ] = UNSET
     spark: Annotated[
-        str | UnsetType, _meta("A function that gets a SparkSession" + _Function, "penguins.clean:run", pattern=FUNCTION)
+        str | UnsetType,
+        _meta("A function that gets (spark, inputs, outputs), and args by name.", "flights.on_spark:run", pattern=FUNCTION),
     ] = UNSET
     args: Annotated[dict[str, Any], _meta("Arguments: any plain data, with placeholders in strings.", {"epochs": 3})] = {}
     inputs: Annotated[
@@ -200,7 +211,10 @@ class Config(_Part):
     base: str | None = None
     name: Annotated[str | UnsetType, _meta("The pipeline's name; the file's by default.", "penguins", pattern=NAME)] = UNSET
     store: Annotated[str, _meta("Where artifacts and records go: a directory, s3://, gs:// or az://.", "./runs")] = "./runs"
-    image: Annotated[str, _meta("The image of steps that name none.", "zen-runner:cpu")] = "zen-runner:cpu"
+    image: Annotated[
+        str | UnsetType,
+        _meta("The image of steps that name none; else zen-runner:cpu, or the variant that the step needs.", "zen-runner:cpu"),
+    ] = UNSET
     code: Annotated[
         str | None, _meta("The directory that is shipped to remote backends; null if it is baked into the image.", ".")
     ] = "."

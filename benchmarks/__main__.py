@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-NAMES = ("start", "steps", "dag", "docker", "image", "batch")
+NAMES = ("start", "steps", "dag", "docker", "image", "batch", "engines", "beam_orchestrator", "usage")
 
 
 def main() -> int:

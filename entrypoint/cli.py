@@ -221,7 +221,7 @@ def _last_words(record: Mapping[str, Any]) -> None:
 
 
 def _run_pipeline(args: argparse.Namespace, config: Config, sha: str, environ: Environ) -> dict[str, Any]:
-    from backends.orchestrator.local import OrchestratorLocalBackend
+    from backends.orchestrator.client import ClientDrivenBackend
     from backends.store import open_store
     from entrypoint import progress
     from entrypoint.launcher import LocalLauncher
@@ -232,7 +232,7 @@ def _run_pipeline(args: argparse.Namespace, config: Config, sha: str, environ: E
     reporter = progress.choose(args.output, config, store, _resume_command(args, run), quiet=args.quiet)
     try:
         launcher: Launcher | None = None
-        if isinstance(backend, OrchestratorLocalBackend):
+        if isinstance(backend, ClientDrivenBackend) and backend.runs_here():
             local = LocalLauncher(config, sha, run, store, reporter.output, environ)
             launcher, stop_requested, reporter.write = local, local.stop_requested, local.write
         else:

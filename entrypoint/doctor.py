@@ -309,64 +309,48 @@ def _cgroup(place: Place) -> Finding:
     return Finding("cgroup", OK, detail)
 
 
-def _nvml() -> tuple[str, list[str]] | None:
-    """Return the driver's version and the GPUs' names from NVML, or None where the library is not there.
-
-    Source: NVIDIA's NVML API reference, ``nvmlInit_v2`` and the device queries.
-    """
-    import ctypes
-
-    try:
-        library = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        return None
-    if library.nvmlInit_v2() != 0:
-        return "no driver", []
-    try:
-        text = ctypes.create_string_buffer(96)
-        library.nvmlSystemGetDriverVersion(text, 96)
-        version = text.value.decode("utf-8", "replace")
-        count = ctypes.c_uint()
-        library.nvmlDeviceGetCount_v2(ctypes.byref(count))
-        names = []
-        for index in range(count.value):
-            device = ctypes.c_void_p()
-            if library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)) == 0:
-                library.nvmlDeviceGetName(device, text, 96)
-                names.append(text.value.decode("utf-8", "replace"))
-        return version, names
-    finally:
-        library.nvmlShutdown()
-
-
 def _gpu(place: Place) -> Finding:
-    try:
-        nodes = sorted(entry.name for entry in os.scandir("/dev") if entry.name.startswith("nvidia") and entry.name[6:].isdigit())
-    except OSError:
-        nodes = []
-    nvml = _nvml()
+    from entrypoint import gpu
+
     fix = "docker run --gpus all, with NVIDIA's container toolkit on the host"
     needed = place.needing(lambda step: step["resources"]["gpu"])
-    if nvml and nvml[1]:
-        detail = f"{len(nvml[1])} × {nvml[1][0]}, driver {nvml[0]}"
-        if more := place.needing(lambda step: step["resources"]["gpu"] > len(nvml[1])):
-            return Finding("gpu", WARN, f"{detail}; {more} asks for more", fix)
-        return Finding("gpu", OK, detail)
-    if nodes:
-        detail = f"/dev has {', '.join(nodes)}, but NVML {'finds no driver' if nvml else 'is not installed'}"
-        return Finding("gpu", WARN, detail, fix)
-    if needed:
-        return Finding("gpu", WARN, f"no GPU here, and {needed} asks for one", fix)
-    return Finding("gpu", NOT_APPLICABLE, "no GPU here, and none is asked for")
+    try:
+        stock = gpu.take_stock(place.environ)
+    except errors.ZenRunnerError as error:
+        why, _, cure = str(error).rpartition("; ")
+        if needed:
+            return Finding("gpu", WARN, f"no GPU here, and {needed} asks for one: {why}", cure)
+        if gpu.nodes():
+            return Finding("gpu", WARN, why, cure)
+        return Finding("gpu", NOT_APPLICABLE, "no GPU here, and none is asked for")
+    gpu.put_away()
+    cuda = f"CUDA {stock.cuda[0]}.{stock.cuda[1]}" if stock.cuda else "CUDA unknown: no libcuda.so.1"
+    parts = [
+        *(one.describe() for one in stock.gpus),
+        *(f"{label} is in MIG mode" for label, _ in stock.parents.values()),
+        *(f"{label}: {error} (NVML error {error.value})" for label, error in stock.lost),
+    ]
+    detail = f"driver {stock.driver}, {cuda}; {'; '.join(parts) or 'no device'}"
+    if stock.lost:
+        return Finding("gpu", WARN, detail, "reset it (nvidia-smi --gpu-reset), or let this user open /dev/nvidia*")
+    if more := place.needing(lambda step: step["resources"]["gpu"] > len(stock.gpus)):
+        return Finding("gpu", WARN, f"{detail}; {more} asks for more", fix)
+    if not stock.gpus:
+        return Finding("gpu", WARN, detail, "make an instance (nvidia-smi mig -cgi PROFILE -C)" if stock.parents else fix)
+    if stock.cuda is None:
+        return Finding("gpu", WARN, detail, "add `compute` to NVIDIA_DRIVER_CAPABILITIES")
+    return Finding("gpu", OK, detail)
 
 
 def _jvm(place: Place) -> Finding:
     import shutil
     import subprocess
 
+    from entrypoint.engines import engine_of
+
     home = place.environ.get("JAVA_HOME", "")
     java = f"{home}/bin/java" if home else shutil.which("java", path=place.environ.get("PATH", os.defpath))
-    needed = place.needing(lambda step: "spark" in step)
+    needed = place.needing(lambda step: engine_of(step) == "spark")
     fix = "install a JRE (17 or 21) and set JAVA_HOME, or use the spark image"
     if not java:
         if needed:
@@ -380,6 +364,38 @@ def _jvm(place: Place) -> Finding:
     if status:
         return Finding("jvm", WARN, f"{java} ended with {status}: {first}", fix)
     return Finding("jvm", OK, f"{first} ({java})")
+
+
+def _packages(place: Place) -> Finding:
+    """Look for the packages of the engines that steps run on, in the step's Python."""
+    import shutil
+    import subprocess
+
+    from entrypoint.engines import engine_of
+
+    wanted = {engine_of(step) for step in place.steps.values()} - {None}
+    if not wanted:
+        return Finding("engines", NOT_APPLICABLE, "no step runs on Beam or Spark")
+    found, missing = [], []
+    python = shutil.which(place.environ.get("ZEN_RUNNER_PYTHON") or "python3", path=place.environ.get("PATH", os.defpath))
+    for engine, package in (("beam", "apache-beam"), ("spark", "pyspark")):
+        if engine not in wanted:
+            continue
+        code = f"import importlib.metadata as m; print(m.version({package!r}))"
+        try:
+            status, said = _ask([python or "python3", "-c", code], place.environ)
+        except (OSError, subprocess.SubprocessError):
+            status, said = 1, ""
+        if status:
+            missing.append((engine, package))
+        else:
+            found.append(f"{package} {said}")
+    if missing:
+        who = place.needing(lambda step: engine_of(step) in [engine for engine, _ in missing])
+        packages = " and ".join(package for _, package in missing)
+        fix = f"use the image {' or '.join(f'zen-runner:{engine}' for engine, _ in missing)}, or pip install {packages}"
+        return Finding("engines", WARN, f"the step's Python has no {packages}, which {who} needs", fix)
+    return Finding("engines", OK, ", ".join(found))
 
 
 def _engine(place: Place) -> Finding:
@@ -429,6 +445,7 @@ _CHECKS: dict[str, Callable[[Place], Finding]] = {
     "init": _init,
     "gpu": _gpu,
     "jvm": _jvm,
+    "engines": _packages,
     "engine": _engine,
 }
 NAMES = tuple(_CHECKS)

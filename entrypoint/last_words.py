@@ -18,17 +18,17 @@ TERMINATION_LOG = "/dev/termination-log"
 def last_words(record: Mapping[str, Any]) -> str:
     """Return a record as one line of JSON of at most 4096 bytes, and leave the same in the termination log where there is one."""
     words = {name: record[name] for name in ("version", "run", "step", "attempt", "class", "exit_code", "message")}
-    for name in ("status", "signal", "seconds", "host", "cached_from", "log_tail"):
+    for name in ("status", "signal", "seconds", "host", "cached_from", "traceback", "log_tail"):
         if record.get(name) not in (None, ""):
             words[name] = record[name]
     line = wire.dumps(words)
-    # What people need most goes last: the tail of the log is cut first, then the message's middle.
-    for name in ("log_tail", "message"):
+    # What people need most goes last: the tail of the log is cut first, then a traceback's beginning, then the message's middle.
+    for name in ("log_tail", "traceback", "message"):
         while len(line) >= LAST_WORDS and words.get(name):
             text = str(words[name])
             keep = max(0, len(text) - max(1, (len(line) - LAST_WORDS + 8) // 6 + 1))
             middle_cut = text[: keep * 2 // 3] + "…" + text[len(text) - keep // 3 :]
-            words[name] = text[len(text) - keep :] if name == "log_tail" else middle_cut
+            words[name] = middle_cut if name == "message" else text[len(text) - keep :]
             if keep == 0:
                 del words[name]
             line = wire.dumps(words)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from entrypoint.step import Run, StepAttempt
+from entrypoint.step import Run, StepAttempt, visible_gpus
 from entrypoint.supervise import Process, Supervisor
 
 TYPE_CHECKING = False
@@ -48,6 +48,7 @@ class LocalLauncher:
         self._supervisor = Supervisor(also_stop=(signal.SIGHUP,))
         self._running: dict[Process, StepAttempt] = {}
         self._over: list[Record] = []
+        self._waiting: list[tuple[str, int | None]] = []  # for GPUs that running steps have
 
     def stop_requested(self) -> bool:
         """Tell whether a stop signal came to this process."""
@@ -57,8 +58,18 @@ class LocalLauncher:
         """Write to one of our own streams, serving signals and deadlines while its reader is slow."""
         self._supervisor.write(fd, data)
 
+    def wake(self) -> None:
+        """Make ``wait`` return; from any thread."""
+        self._supervisor.wake()
+
     def start(self, step: str, memory: int | None) -> None:
-        """Begin one attempt; its record comes through ``wait``."""
+        """Begin one attempt; its record comes through ``wait``.
+
+        Where running steps have the GPUs that it asks for, it begins when they have ended.
+        """
+        if self._must_wait(step):
+            self._waiting.append((step, memory))
+            return
 
         def output(stream: int, data: bytes) -> None:
             self._output(step, stream, data)
@@ -76,13 +87,37 @@ class LocalLauncher:
         over, self._over = self._over, []
         for process in self._supervisor.poll(0.0 if over else timeout):
             over.append(self._running.pop(process).finish())
+        if over and self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for step, memory in waiting:
+                if self.stop_requested():
+                    self._refuse(step)
+                else:
+                    self.start(step, memory)
         return over
+
+    def _must_wait(self, step: str) -> bool:
+        wanted = self._run.config["steps"][step]["resources"]
+        if not wanted["gpu"] or not self._run.gpus:
+            return False
+        from entrypoint import gpu
+
+        visible, is_own = visible_gpus(self._run, step)
+        return not is_own and gpu.is_busy(step, wanted, visible, self._run.environ, self._run.gpus)
 
     def stop(self, step: str | None = None) -> None:
         """Ask one step, or all, to end."""
         for attempt in list(self._running.values()):
             if step is None or attempt.name == step:
                 attempt.stop()
+        for item in list(self._waiting):
+            if step is None or item[0] == step:
+                self._waiting.remove(item)
+                self._refuse(item[0])
+
+    def _refuse(self, step: str) -> None:
+        attempt = StepAttempt(self._run, step, self._supervisor, lambda stream, data: None)
+        self._over.append(attempt.refuse("stopped while it waited for a GPU"))
 
     def close(self) -> None:
         """End what still runs, and give the signals back."""

@@ -29,7 +29,8 @@ STEP_KEYS = frozenset(
         *("grace_period", "cache", "env", "foreach"),
     )
 )
-RESOURCES = frozenset(("cpu", "memory", "gpu"))
+RESOURCES = frozenset(("cpu", "memory", "gpu", "gpu_memory", "cuda"))
+RESOURCES_BEFORE = frozenset(("cpu", "memory", "gpu"))  # what stored configs of older versions have
 RETRY = frozenset(("limit", "on", "backoff", "memory_factor"))
 MEMBER = frozenset(("of", "index", "size", "item"))
 _KINDS = ("call", "run", "beam", "spark")
@@ -148,7 +149,7 @@ def _is_resolved_step(step: object) -> bool:
         return False
     if not all(step[name] is None or isinstance(step[name], int | float) for name in ("timeout", "grace_period")):
         return False
-    return bool(step["resources"].keys() == RESOURCES and step["retry"].keys() == RETRY)
+    return bool(RESOURCES_BEFORE <= step["resources"].keys() <= RESOURCES and step["retry"].keys() == RETRY)
 
 
 def _are_texts(value: object) -> bool:

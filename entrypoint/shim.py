@@ -3,10 +3,13 @@
 This file stands alone: standard library only, Python 3.8 and later, nothing of zen-runner beside it can be imported by the step.
 Its one argument is a JSON document, or ``@`` and the path of a file with it:
 
-    {"call": "package.module:function", "paths": {name: path}, "args": {...}, "values": path, "error": path}
+    {"kind": "call", "target": "package.module:function", "paths": {name: path}, "args": {...}, "values": path, "error": path}
 
 The function gets ``paths`` as pathlib.Path and ``args`` as they are, by parameter name. A mapping that it returns is written as
-JSON to ``values``. When anything goes wrong, ``error`` gets {"class", "message"} and the exit status is not 0.
+JSON to ``values``. When anything goes wrong, ``error`` gets {"class", "message", "traceback"} and the exit status is not 0.
+
+``shim_beam.py`` and ``shim_spark.py`` do the same for steps on Beam and Spark. They load this file for what they share, and are
+files of their own because Python compiles a script at each start.
 """
 
 from __future__ import annotations
@@ -39,18 +42,24 @@ def _loads(text: str) -> Any:
         return json.loads(text)
 
 
-def _fail(spec: dict[str, Any], kind: str, message: str) -> NoReturn:
+def write_error(spec: dict[str, Any], kind: str, message: str, traceback: str = "") -> None:
+    """Leave for the supervisor what went wrong."""
     import json
 
     with open(spec["error"] + ".new", "w") as file:
-        json.dump({"class": kind, "message": message}, file)
+        json.dump({"class": kind, "message": message, "traceback": traceback}, file)
     os.replace(spec["error"] + ".new", spec["error"])
     sys.stdout.flush()
     sys.stderr.flush()
+
+
+def fail(spec: dict[str, Any], kind: str, message: str, traceback: str = "") -> NoReturn:
+    """Leave for the supervisor what went wrong, and end."""
+    write_error(spec, kind, message, traceback)
     sys.exit(1)
 
 
-def _find(spec: dict[str, Any], target: str) -> Callable[..., object]:
+def find(spec: dict[str, Any], target: str) -> Callable[..., object]:
     """Import the function, or end with a message that names what is missing where."""
     module_name, _, attribute = target.partition(":")
     try:
@@ -59,12 +68,12 @@ def _find(spec: dict[str, Any], target: str) -> Callable[..., object]:
         missing = error.name or ""
         if module_name == missing or module_name.startswith(missing + "."):
             where = " or ".join(repr(entry or os.getcwd()) for entry in sys.path[:1])
-            _fail(spec, "config", "call: no module %r in %s (nor installed for %s)" % (missing, where, sys.executable))
-        _traceback()
-        _fail(spec, "user", "%s: %s (install it for the step's Python, %s)" % (type(error).__name__, error, sys.executable))
+            fail(spec, "config", "%s: no module %r in %s (nor installed for %s)" % (spec["kind"], missing, where, sys.executable))
+        print_traceback()
+        fail(spec, "user", "%s: %s (install it for the step's Python, %s)" % (type(error).__name__, error, sys.executable))
     except Exception as error:
-        _traceback()
-        _fail(spec, "user", "%s while importing %s: %s" % (type(error).__name__, module_name, error))
+        print_traceback()
+        fail(spec, "user", "%s while importing %s: %s" % (type(error).__name__, module_name, error))
     found: Any = sys.modules[module_name]
     try:
         for part in attribute.split("."):
@@ -74,24 +83,37 @@ def _find(spec: dict[str, Any], target: str) -> Callable[..., object]:
 
         close = difflib.get_close_matches(attribute, [name for name in dir(found) if not name.startswith("_")], 1)
         hint = " (did you mean %r?)" % close[0] if close else ""
-        _fail(spec, "config", "call: module %s has no %r%s" % (module_name, attribute, hint))
+        fail(spec, "config", "%s: module %s has no %r%s" % (spec["kind"], module_name, attribute, hint))
     if not callable(found):
-        _fail(spec, "config", "call: %s is a %s, not a function" % (target, type(found).__name__))
+        fail(spec, "config", "%s: %s is a %s, not a function" % (spec["kind"], target, type(found).__name__))
     return found  # type: ignore[no-any-return]
 
 
-def _check(spec: dict[str, Any], function: Callable[..., object], given: dict[str, object]) -> None:
-    """Compare the names we pass with those the function takes, before it runs."""
+def check(spec: dict[str, Any], function: Callable[..., object], given: dict[str, object], first: tuple[str, ...] = ()) -> None:
+    """Compare what we pass with what the function takes, before it runs.
+
+    Args:
+        spec: the document.
+        function: the step's function.
+        given: what it gets by name.
+        first: what it gets before that, by position: names for messages.
+    """
     code: Any = getattr(function, "__code__", None)
     if code is None or hasattr(function, "__wrapped__"):
         return  # a class, a builtin, a decorated function: the call itself will tell
+    if code.co_argcount < len(first) and not code.co_flags & 0x04:  # CO_VARARGS
+        message = "%s: %s takes %d positional parameters, and gets (%s)" % (
+            spec["kind"], spec["target"], code.co_argcount, ", ".join(first),
+        )  # fmt: skip
+        fail(spec, "config", message + "; write def %s(%s, ...)" % (function.__name__, ", ".join(first)))
     if code.co_flags & 0x08:  # CO_VARKEYWORDS: it takes **anything
         accepted = None
     else:
-        accepted = code.co_varnames[code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount]
-    positional = code.co_varnames[: code.co_argcount]
+        by_name = max(code.co_posonlyargcount, len(first))
+        accepted = code.co_varnames[by_name : code.co_argcount + code.co_kwonlyargcount]
+    positional = code.co_varnames[len(first) : code.co_argcount]
     defaults = len(getattr(function, "__defaults__", None) or ())
-    needed = list(positional[: len(positional) - defaults])
+    needed = list(positional[: max(0, len(positional) - defaults)])
     needed += [
         name
         for name in code.co_varnames[code.co_argcount : code.co_argcount + code.co_kwonlyargcount]
@@ -101,24 +123,28 @@ def _check(spec: dict[str, Any], function: Callable[..., object], given: dict[st
         unknown = [name for name in given if name not in accepted]
         if unknown:
             takes = ", ".join(accepted) or "none"
-            message = "call: %s takes no parameter %s; its parameters: %s" % (spec["call"], ", ".join(map(repr, unknown)), takes)
-            _fail(spec, "config", message)
+            what = spec["kind"], spec["target"], ", ".join(map(repr, unknown)), takes
+            message = "%s: %s takes no parameter %s; its parameters: %s" % what
+            fail(spec, "config", message)
     missing = [name for name in needed if name not in given]
     if missing:
-        message = "call: %s needs %s, which no input, output or arg of the step is named" % (
-            spec["call"],
+        nothing = "no input, output or arg" if spec["kind"] == "call" else "no arg"
+        message = "%s: %s needs %s, which %s of the step is named" % (
+            spec["kind"],
+            spec["target"],
             ", ".join(map(repr, missing)),
+            nothing,
         )
-        _fail(spec, "config", message)
+        fail(spec, "config", message)
 
 
-def _traceback() -> TracebackType | None:
+def print_traceback() -> TracebackType | None:
     """Print the traceback of the current exception from the user's first line on."""
     import traceback
 
     kind, error, trace = sys.exc_info()
-    own = os.path.abspath(__file__)
-    while trace is not None and os.path.abspath(trace.tb_frame.f_code.co_filename) == own:
+    own = os.path.dirname(os.path.abspath(__file__))
+    while trace is not None and os.path.dirname(os.path.abspath(trace.tb_frame.f_code.co_filename)) == own:
         trace = trace.tb_next
     if trace is None:
         trace = sys.exc_info()[2]
@@ -126,7 +152,7 @@ def _traceback() -> TracebackType | None:
     return trace
 
 
-def _location(trace: TracebackType | None) -> str:
+def location(trace: TracebackType | None) -> str:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return "" if trace is None else " (%s:%d)" % (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
@@ -142,32 +168,38 @@ def _save_values(spec: dict[str, Any], returned: Any) -> None:
             try:
                 json.dumps({name: value}, allow_nan=False)
             except (TypeError, ValueError) as why:
-                message = "%s returned a value that is not JSON: %r (%s)" % (spec["call"], name, why)
-                _fail(spec, "user", message)
-        _fail(spec, "user", "%s returned a mapping that is not JSON (%s)" % (spec["call"], error))
+                message = "%s returned a value that is not JSON: %r (%s)" % (spec["target"], name, why)
+                fail(spec, "user", message)
+        fail(spec, "user", "%s returned a mapping that is not JSON (%s)" % (spec["target"], error))
     with open(spec["values"], "w") as file:
         file.write(text)
 
 
-def main() -> None:
+def read() -> dict[str, Any]:
+    """Return the document that this process was given, and make it look like the step's own program."""
     text = sys.argv[1]
     if text.startswith("@"):
         with open(text[1:]) as file:
             text = file.read()
-    spec = _loads(text)
+    spec: dict[str, Any] = _loads(text)
     # Not this file's folder but the step's working directory is where its code is. PYTHONSAFEPATH adds neither.
     if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
         del sys.path[0]
     sys.path.insert(0, os.getcwd())
-    sys.argv = [spec["call"]]
-    function = _find(spec, spec["call"])
+    sys.argv = [spec["target"]]
+    return spec
+
+
+def main() -> None:
+    spec = read()
+    function = find(spec, spec["target"])
     given: dict[str, object] = dict(spec["args"])
     if spec["paths"]:
         from pathlib import Path
 
         for name, path in spec["paths"].items():
             given[name] = Path(path) if spec.get("as") != "url" else path
-    _check(spec, function, given)
+    check(spec, function, given)
     try:
         returned = function(**given)
     except SystemExit:
@@ -175,8 +207,13 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     except BaseException as error:
-        where = _location(_traceback())
-        _fail(spec, "user", "%s: %s%s" % (type(error).__name__, error, where))
+        where = location(print_traceback())
+        fail(spec, "user", "%s: %s%s" % (type(error).__name__, error, where))
+    save_returned(spec, returned)
+
+
+def save_returned(spec: dict[str, Any], returned: object) -> None:
+    """Keep what the function returned, if that is a mapping."""
     if hasattr(returned, "items") and hasattr(returned, "keys"):
         _save_values(spec, returned)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from backends.store import Store
+    from entrypoint.gpu import Claim
 
     Config = dict[str, Any]
     Record = dict[str, Any]
@@ -120,6 +121,7 @@ class Run:
         self.python = environ.get("ZEN_RUNNER_PYTHON") or "python3"
         self.platform = identity(environ)[1]
         self.group = cgroup.memory()
+        self.gpus: set[str] = set()  # that running steps have, by UUID
         self.code_digest: str | None = None
 
     def enter(self) -> None:
@@ -170,6 +172,7 @@ class StepAttempt:
         self._log: Log | None = None
         self._uploader: Uploader | None = None
         self._group: cgroup.Memory | None = None
+        self._gpus: Claim | None = None
         self._oom_before = 0
         self._fenced = False
         self._scratch = ""
@@ -180,6 +183,7 @@ class StepAttempt:
         self._outputs: dict[str, str] = {}
         self._cache_key: str | None = None
         self._parents: dict[str, Record] = {}
+        self._engine: str | None = None  # that the step runs on: beam or spark
 
     def start(self) -> Record | None:
         """Claim the step and start its process; return a record instead where it is over before it began."""
@@ -214,6 +218,10 @@ class StepAttempt:
         """Ask the process to end; its grace period begins."""
         if self.process is not None:
             self._supervisor.stop(self.process, reason)
+
+    def refuse(self, reason: str) -> Record:
+        """Return the record of an attempt that was stopped before it began."""
+        return self._record(outcome.TERMINATED, reason)
 
     # -- before ---------------------------------------------------------------------------------------------------------------
 
@@ -258,9 +266,6 @@ class StepAttempt:
         """Check what the step needs, fetch its inputs, look into the cache; return a record on a hit."""
         assert self._attempt is not None
         step = self.step
-        for kind, image in (("beam", "Apache Beam"), ("spark", "Spark")):
-            if kind in step:
-                raise PlacementError(f"steps.{self.name} is a {kind} step, and this version has no {image} to run it")
         self._check_placement()
         if self._supervisor.stopped_by is not None:
             raise Terminated("stopped before the step began")
@@ -287,12 +292,6 @@ class StepAttempt:
 
     def _check_placement(self) -> None:
         wanted = self.step["resources"]
-        if wanted["gpu"]:
-            devices = [name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit()]
-            if len(devices) < wanted["gpu"]:
-                raise PlacementError(
-                    f"steps.{self.name}.resources.gpu asks for {wanted['gpu']}, and {len(devices)} NVIDIA devices are here"
-                )
         if wanted["memory"]:
             limit = self.run.group.limit() if self.run.group is not None else None
             here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -302,6 +301,10 @@ class StepAttempt:
                 raise PlacementError(
                     f"steps.{self.name}.resources.memory asks for {wanted['memory']} bytes, and there are {here} here"
                 )
+        if wanted["gpu"]:
+            from entrypoint import gpu
+
+            self._gpus = gpu.Claim(self.name, wanted, *visible_gpus(self.run, self.name), self.run.environ, self.run.gpus)
 
     def _parent(self, name: str) -> Record:
         found = self._parents.get(name)
@@ -388,7 +391,10 @@ class StepAttempt:
         assert self._attempt is not None and self._log is not None
         step = self.step
         env = self._environment()
-        if "call" in step:
+        block = step["backend"]
+        if (block is not None and block["type"] == "processing") or not ("call" in step or "run" in step):
+            argv = self._engine_argv()
+        elif "call" in step:
             argv = self._shim_argv()
         else:
             argv = self._render(step["run"])
@@ -412,10 +418,12 @@ class StepAttempt:
         except OSError as error:
             self._raise_unstartable(argv[0], error)
         assert self.process is not None
+        if self._gpus is not None:
+            self._gpus.watch(self.process)
 
     def _raise_unstartable(self, program: str, error: OSError) -> None:
         if isinstance(error, FileNotFoundError):
-            if "call" in self.step:
+            if "run" not in self.step:
                 raise PlacementError(
                     f"no Python for the step: {program!r} is not on PATH; install one or set ZEN_RUNNER_PYTHON"
                 ) from error
@@ -433,7 +441,8 @@ class StepAttempt:
         step = self.step
         spec = wire.dumps(
             {
-                "call": step["call"],
+                "kind": "call",
+                "target": step["call"],
                 "as": step["as"],
                 "paths": {**self._paths, **self._outputs},
                 "args": self._values(step["args"]),
@@ -448,11 +457,34 @@ class StepAttempt:
             spec = "@" + path
         return [self.run.python, SHIM, spec]
 
+    def _engine_argv(self) -> list[str]:
+        from entrypoint import engines
+
+        assert self._attempt is not None
+        run, step = self.run, self.step
+        self._engine = engines.engine_of(step)
+        limit = self._memory or step["resources"]["memory"]
+        return engines.command(
+            step,
+            python=run.python,
+            scratch=self._scratch,
+            name=f"{run.config['name']}-{self.name}-{run.run}",
+            root=run.store.url_of(f"{self._attempt.prefix}/tmp"),
+            code=run.cwd if run.config["code"] else None,
+            exclude=[run.store.root] if run.store.root else [],
+            inputs=self._paths,
+            outputs=self._outputs,
+            args=self._values(step["args"]),
+            program=self._render(step["run"]) if "run" in step else (),
+            memory=limit or (run.group.limit() if run.group is not None and self._alone else None),
+        )
+
     def _environment(self) -> dict[str, str]:
         assert self._attempt is not None
         run = self.run
         env = {name: value for name, value in run.environ.items() if not name.startswith(("ZEN_RUNNER_", "ZEN_ITEM"))}
         env.setdefault("PYTHONUNBUFFERED", "1")
+        env.update({"CUDA_VISIBLE_DEVICES": ""} if self._gpus is None else self._gpus.variables())  # none asked for: none seen
         for name, value in {**run.config["env"], **self.step["env"]}.items():
             env[name] = placeholders.render(self._values(value))
         for name, reference in run.config["secrets"].items():
@@ -576,9 +608,10 @@ class StepAttempt:
                 "memory_limit": self._group.limit(),
                 "oom_kill": self._group.oom_kills() - self._oom_before,
             }
-        if self.process is not None and self.process.status is not None:
-            usage["cpu_seconds"] = round(self.process.cpu_seconds, 3)
-            usage["max_rss"] = self.process.max_rss
+        if self.process is not None:
+            usage.update(_use(self.process))
+        if self._gpus is not None:
+            usage["gpus"] = self._gpus.usage()
         return usage
 
     # -- after ----------------------------------------------------------------------------------------------------------------
@@ -595,15 +628,22 @@ class StepAttempt:
             return self._record(outcome.TIMEOUT, f"ran past its timeout of {self.step['timeout']:g} s")
         if process.reason == "fenced":
             return self._record(outcome.DUPLICATE, "this attempt was taken for dead, and another has taken over")
-        error = self._shim_error()
+        error = self._shim_error() if "run" not in self.step or self._engine == "spark" else None
         if status != 0:
+            lost = self._gpus.lost() if self._gpus is not None else None
+            if lost is not None:  # another machine may have a GPU that lasts, so this is no fault of the step's
+                ending = error[1] if error is not None else f"exited with status {status}"
+                return self._record(outcome.INFRA, f"the step lost {lost}; it ended with: {ending}")
             if self._was_oom(process):
                 limit = self._group.limit() if self._group is not None else None
                 return self._record(
                     outcome.OOM, "the out-of-memory killer took the step" + (f"; the limit is {limit} bytes" if limit else "")
                 )
             if error is not None:
-                return self._record(error[0], error[1])
+                record = self._record(error[0], error[1])
+                if error[2]:
+                    record["traceback"] = error[2]
+                return record
             if process.signal is not None:
                 message = f"ended by {_signal_name(process.signal)}"
                 if process.signal == signal.SIGKILL:
@@ -624,14 +664,15 @@ class StepAttempt:
         # In a group shared with other steps the counter alone can't say whom it took.
         return self._alone or self._group is not self.run.group or process.signal == signal.SIGKILL
 
-    def _shim_error(self) -> tuple[str, str] | None:
-        if "call" not in self.step:
-            return None
+    def _shim_error(self) -> tuple[str, str, str] | None:
+        """Return the class, the message and the traceback that a shim left."""
         try:
             with open(os.path.join(self._scratch, "error.json"), "rb") as file:
                 found = wire.loads(file.read(VALUES))
-            kind = outcome.CONFIG if found["class"] == outcome.CONFIG else outcome.USER
-            return kind, str(found["message"])
+            # A step can write this file, too; so it says no more than a step may.
+            kinds = (outcome.CONFIG, outcome.PLACEMENT, outcome.INFRA) if self._engine else (outcome.CONFIG,)
+            kind = found["class"] if found["class"] in kinds else outcome.USER
+            return kind, str(found["message"]), str(found.get("traceback", ""))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -697,6 +738,10 @@ class StepAttempt:
         """Write the record last, when all else is in the store, and clean up."""
         assert self._attempt is not None and self._log is not None
         self._supervisor.unbeat(self._tick)
+        if self._engine is not None:
+            self._add_engine(record)
+        if self._gpus is not None:
+            self._gpus.release()
         process = self.process
         if process is not None and record["class"] != outcome.SUCCESS:
             record["log_tail"] = process.tail.decode("utf-8", "replace")
@@ -724,6 +769,53 @@ class StepAttempt:
                 self._group.remove()
         _remove(self._scratch)
         return record
+
+
+    def _add_engine(self, record: Record) -> None:
+        """Add what the engine counted, and keep Spark's event log."""
+        from entrypoint import engines
+
+        assert self._attempt is not None
+        record["engine"] = self._engine
+        record["metrics"] = engines.metrics(self._scratch) or {}
+        if self._engine == "spark":
+            try:
+                record["event_log"] = engines.keep_events(self.run.store, self._attempt, self._scratch)
+            except ZenRunnerError as error:  # the result doesn't hang on it
+                record["event_log_lost"] = str(error)
+def visible_gpus(run: Run, step: str) -> tuple[str | None, bool]:
+    """Return what limits the GPUs that a step may see, and whether its config says so itself and keeps it so.
+
+    Args:
+        run: what the run's attempts share.
+        step: the step's name.
+    """
+    for env in (run.config["steps"][step]["env"], run.config["env"]):
+        if "CUDA_VISIBLE_DEVICES" in env:
+            text = env["CUDA_VISIBLE_DEVICES"]
+            return (None if placeholders.names(text) else placeholders.render(text)), True
+    return run.environ.get("CUDA_VISIBLE_DEVICES"), False
+
+
+def _use(process: Process) -> dict[str, Any]:
+    """Return what a process and its descendants used: at its end, or so far."""
+    tree = process.tree
+    if process.status is None:
+        if tree is None:
+            return {}
+        done = {"cpu_seconds": round(tree.cpu_seconds, 3), "rss": tree.rss, "rss_peak": tree.rss_peak}
+        io: tuple[int, ...] | None = tree.io
+    else:
+        cpu, io = process.cpu_seconds, process.io
+        if tree is not None:
+            more, more_io = tree.beside()
+            cpu += more
+            io = tuple(map(sum, zip(io, more_io, strict=True))) if io is not None else tree.io
+        done = {"cpu_seconds": round(cpu, 3), "max_rss": process.max_rss}
+        done["rss_peak"] = max(process.max_rss, tree.rss_peak if tree is not None else 0)
+    if io is not None:
+        done.update(zip(("io_read", "io_written", "disk_read", "disk_written"), io, strict=True))
+    return done
 
 
 class _Unstartable(UserError):

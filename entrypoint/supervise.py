@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     import signal
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
+
+    from entrypoint.usage import Tree
+
+    Io = tuple[int, int, int, int]
 else:
     import _signal as signal  # the C half: the other brings `enum`, a fifth of an interpreter's start
 
@@ -26,6 +30,8 @@ PIPE_BUF = 4096  # POSIX's PIPE_BUF on Linux: what poll() promises a writer can 
 TAIL = 2048  # bytes of output kept for the record
 KILL_WAIT = 5.0  # seconds that output may still come after SIGKILL, before pipes are closed on whoever holds them
 LEFTOVER_GRACE = 2.0  # seconds for background processes of a step whose own process has ended
+SAMPLE_AFTER = 1.0  # seconds until a step's use is looked at; a shorter one is none the slower for it
+_CAN_PEEK = hasattr(os, "waitid")  # not on macOS before Python 3.13
 
 # What is passed on to the step beside the stop signals, as tini and dumb-init do.
 FORWARDED = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
@@ -50,6 +56,24 @@ def find_program(name: str, path: str) -> str:
     if found:
         raise PermissionError(errno.EACCES, "not executable", found)
     raise FileNotFoundError(errno.ENOENT, "not found", name)
+
+
+def read_io(pid: int) -> Io | None:
+    """Return the bytes that a process has read and written, through calls and from storage; None where the kernel doesn't say.
+
+    Its ended children count, once it has waited for them. A zombie has its counts until it is waited for itself.
+
+    Source: the kernel's Documentation/filesystems/proc.rst, "/proc/<pid>/io".
+    """
+    try:
+        descriptor = os.open(f"/proc/{pid}/io", os.O_RDONLY)
+        try:
+            found = os.read(descriptor, 1024).split()
+        finally:
+            os.close(descriptor)
+        return int(found[1]), int(found[3]), int(found[9]), int(found[11])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def _has_living(group: int) -> bool:
@@ -80,7 +104,7 @@ class Process:
     """One supervised child and what is known of it.
 
     ``status`` is None while it runs, then 0..255, or 128 + N if signal N ended it (``signal`` is N then). ``reason`` says who
-    ended it: None for itself, else what ``stop`` was given, or ``timeout``.
+    ended it: None for itself, else what ``stop`` was given, or ``timeout``. ``tree`` is there once its use was looked at.
     """
 
     __slots__ = (
@@ -91,6 +115,7 @@ class Process:
         "_kill_at",
         "cpu_seconds",
         "ended",
+        "io",
         "max_rss",
         "output",
         "pid",
@@ -99,6 +124,7 @@ class Process:
         "started",
         "status",
         "tail",
+        "tree",
     )
 
     def __init__(
@@ -114,6 +140,8 @@ class Process:
         self.tail = b""
         self.cpu_seconds = 0.0
         self.max_rss = 0
+        self.io: Io | None = None
+        self.tree: Tree | None = None
         self._fds = fds
         self._grace = grace
         self._deadline = None if timeout is None else self.started + timeout
@@ -147,8 +175,10 @@ class Supervisor:
         self.stopped_by: int | None = None  # the first stop signal that came
         self._processes: dict[int, Process] = {}
         self._is_init = os.getpid() == 1
+        self._woken = False
         self._dead_streams: set[int] = set()
         self._beats: list[Callable[[], None]] = []
+        self._sample_at: float | None = None
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -244,6 +274,8 @@ class Supervisor:
         os.set_blocking(err_read, False)
         process = Process(pid, {out_read: STDOUT, err_read: STDERR}, output, timeout, grace)
         self._processes[pid] = process
+        if self._sample_at is None:
+            self._sample_at = process.started + SAMPLE_AFTER
         if self.stopped_by is not None:  # the signal came between the caller's last look and now
             self.stop(process, "terminated")
         return process
@@ -260,18 +292,27 @@ class Supervisor:
         if now:
             process._kill_at = monotonic()
 
+    def wake(self) -> None:
+        """Make a ``poll`` with a timeout return at once, this one or the next; from any thread."""
+        self._woken = True
+        try:
+            os.write(self._wake_write, b"\0")
+        except OSError:
+            pass  # it is full, or closed: nobody waits
+
     def poll(self, timeout: float | None = None) -> list[Process]:
         """Wait until processes end, and return them.
 
         Args:
             timeout: seconds; then, or once a stop signal came, nobody may have ended. None waits for an end.
         """
-        until = None if timeout is None else monotonic() + timeout
+        until = None if timeout is None else monotonic() + (0.0 if self._woken else timeout)
         while True:
             ended = self._service(until)
             if ended or (until is None and not self._processes):
                 return ended
-            if until is not None and (monotonic() >= until or self.stopped_by is not None):
+            if until is not None and (monotonic() >= until or self.stopped_by is not None or self._woken):
+                self._woken = False
                 return ended
 
     def write(self, fd: int, data: bytes) -> None:
@@ -318,7 +359,7 @@ class Supervisor:
         poller = select.poll()
         poller.register(self._wake_read, select.POLLIN)
         owner: dict[int, Process] = {}
-        deadlines = [] if until is None else [until]
+        deadlines = [at for at in (until, self._sample_at) if at is not None]
         for process in self._processes.values():
             for fd in process._fds:
                 poller.register(fd, select.POLLIN)
@@ -364,13 +405,34 @@ class Supervisor:
                 process._kill_at = None
                 process._signal_group(signal.SIGKILL)
         self._reap()
+        if self._sample_at is not None and now >= self._sample_at:
+            self._sample_at = self._sample(now)
+
+    def _sample(self, now: float) -> float | None:
+        """Look at what the running processes use; return when to look again, None once none is running."""
+        running = [process for process in self._processes.values() if process.status is None]
+        if not running:
+            return None
+        from entrypoint import usage
+
+        return now + usage.sample(running)
 
     def _reap(self) -> None:
         pids = [-1] if self._is_init else [pid for pid, process in self._processes.items() if process.status is None]
         for wanted in pids:
             while True:
+                io = None
                 try:
-                    pid, status, usage = os.wait4(wanted, os.WNOHANG)
+                    if _CAN_PEEK:  # the kernel keeps the counts of I/O until a process is waited for, and hands over none
+                        ended = os.waitid(
+                            os.P_ALL if wanted == -1 else os.P_PID, max(wanted, 0), os.WEXITED | os.WNOHANG | os.WNOWAIT
+                        )
+                        if ended is None:
+                            break
+                        io = read_io(ended.si_pid) if ended.si_pid in self._processes else None
+                        pid, status, usage = os.wait4(ended.si_pid, os.WNOHANG)
+                    else:
+                        pid, status, usage = os.wait4(wanted, os.WNOHANG)
                 except ChildProcessError:
                     break
                 if pid == 0:
@@ -382,6 +444,7 @@ class Supervisor:
                     process.status = 128 - code if code < 0 else code
                     process.ended = monotonic()
                     process.cpu_seconds = usage.ru_utime + usage.ru_stime
+                    process.io = io
                     process.max_rss = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
                     process._deadline = None
                 if wanted != -1:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import functools
 import os
+from pathlib import Path
 
+import hypothesis
 import pytest
+
+from tests import fake_nvml
+
+# A loaded machine is no failure: times are the benchmarks' business.
+hypothesis.settings.register_profile("zen-runner", deadline=None)
+hypothesis.settings.load_profile("zen-runner")
 
 CI = os.environ.get("CI") == "true"
 
@@ -38,3 +46,17 @@ def _no_ambient_contract(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(("ZEN_", "AWS_BATCH_")):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the fake NVML library."""
+    return fake_nvml.build(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def machine(nvml_library: Path, tmp_path: Path) -> fake_nvml.Machine:
+    """A machine without GPUs, for the test to give it some."""
+    made = fake_nvml.Machine(nvml_library, tmp_path / "machine")
+    made.has()
+    return made

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _WHO = ("host", "boot", "pid_ns", "pid", "pid_start")
 _STATES = {outcome.SUCCESS: SUCCEEDED, outcome.TERMINATED: CANCELLED}
 # A driver takes its config and run from its arguments; the caller's own contract variables are not for it.
-_NOT_PASSED = frozenset(f"ZEN_RUNNER_{name}" for name in ("CONFIG", "CONFIG_FILE", "STEP", "RUN_ID", "ATTEMPT", "INPUTS_RUN"))
+NOT_PASSED = frozenset(f"ZEN_RUNNER_{name}" for name in ("CONFIG", "CONFIG_FILE", "STEP", "RUN_ID", "ATTEMPT", "INPUTS_RUN"))
 
 
 class ClientDrivenBackend(OrchestratorBaseBackend):
@@ -47,6 +47,10 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
 
     max_parallel: int | None
     keep_going: bool
+
+    def runs_here(self) -> bool:
+        """Tell whether steps are processes of the driver's own machine, so that the command line hands over its launcher."""
+        return False
 
     @abstractmethod
     def make_launcher(self, config: Mapping[str, Any], run_id: str, store: Store) -> Launcher:
@@ -72,7 +76,7 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
             run_id,
             store,
             self.make_launcher(config, run_id, store) if launcher is None else launcher,
-            max_parallel=self.max_parallel or _cpus(),
+            max_parallel=self.max_parallel or cpus(),
             keep_going=self.keep_going,
             report=report,
             stop_requested=stop_requested,
@@ -181,6 +185,25 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
         return _answer(handle, _state(name), {"class": name, "exit_code": outcome.code_of(name), "message": message}, steps)
 
 
+def end_orphans(handle: Mapping[str, Any]) -> None:
+    """End the steps that a killed driver left behind on this machine, and give their attempts a result.
+
+    Args:
+        handle: the run's handle.
+    """
+    from backends import autopsy
+
+    store, run = open_store(handle["store"]), handle["run"]
+    for step in store.names(f"runs/{run}"):
+        for number in records.attempts(store, run, step)[-1:] if records.is_step(step) else []:
+            claim = store.get(f"runs/{run}/{step}/{number}/claim.json")
+            if claim is not None and records.result(store, run, step, number) is None:
+                try:
+                    autopsy.perform(store, run, step, number, claim)
+                except DuplicateError:
+                    pass  # its owner lives: not this driver's
+
+
 def read_handle(store: Store, run_id: str) -> dict[str, Any] | None:
     """Return the handle that ``submit`` left in the store, or None if this run was not submitted."""
     return records.read_json(store, _handle_key(records.check_run_id(run_id)))
@@ -190,7 +213,8 @@ def _handle_key(run_id: str) -> str:
     return f"runs/{run_id}/handle.json"
 
 
-def _cpus() -> int:
+def cpus() -> int:
+    """Return how many CPUs this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not Linux
@@ -205,7 +229,7 @@ def _sigterm() -> int:
 
 def _spawn(argv: list[str], log: str) -> int:
     """Start a program in a session of its own, its output in the file ``log``, and return its process id."""
-    environ = {name: value for name, value in os.environ.items() if name not in _NOT_PASSED}
+    environ = {name: value for name, value in os.environ.items() if name not in NOT_PASSED}
     create = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

@@ -85,6 +85,7 @@ def drive(
     keep_going: bool = False,
     report: Report | None = None,
     stop_requested: Callable[[], bool] | None = None,
+    graph: Graph | None = None,
 ) -> dict[str, Any]:
     """Run a pipeline to its end and close the launcher.
 
@@ -102,6 +103,7 @@ def drive(
         keep_going: run what does not depend on a failed step.
         report: who hears of the events.
         stop_requested: True asks the run to stop; its class is then ``terminated``.
+        graph: the order of the steps, where somebody beside their parents has a say in it.
 
     Returns:
         ``{"version", "run", "name", "config", "state", "class", "exit_code", "message", "started", "ended", "seconds",
@@ -113,7 +115,7 @@ def drive(
         InfraError: the store could not be reached.
     """
     try:
-        return _Run(config, run_id, store, launcher, max_parallel, keep_going, report, stop_requested).drive()
+        return _Run(config, run_id, store, launcher, max_parallel, keep_going, report, stop_requested).drive(graph)
     finally:
         launcher.close()
 
@@ -162,10 +164,10 @@ class _Run:
         self.verdict: tuple[str, int, str] | None = None  # class, exit status and message of the first final failure
         self.stopping = ""  # why nothing starts any more
 
-    def drive(self) -> dict[str, Any]:
+    def drive(self, graph: Graph | None) -> dict[str, Any]:
         parents = {step: spec["parents"] for step, spec in self.steps.items()}
         order(parents)  # a circle would end the loop early
-        self.graph = Graph(parents)
+        self.graph = Graph(parents) if graph is None else graph
         begun = time.monotonic()
         head = self._begin()
         try:
@@ -225,7 +227,7 @@ class _Run:
                 self._stop("the run was stopped")
             while not self.stopping and len(self.running) < self.max_parallel and (step := self._next()):
                 self._start(step)
-            if not self.running and (self.stopping or not self.due):
+            if not self.running and (self.stopping or not (self.due or self.graph.held())):
                 return
             for record in self.launcher.wait(self._timeout()):
                 self._ended(record)
@@ -252,7 +254,7 @@ class _Run:
         try:
             self.launcher.start(step, self.memory.get(step, self.steps[step]["resources"]["memory"]))
         except ZenRunnerError as error:
-            self._ended(self._record_of(step, error))
+            self._ended(record_of(self.run_id, step, self.attempts[step], error))
 
     def _ended(self, record: dict[str, Any]) -> None:
         step = record["step"]
@@ -323,27 +325,35 @@ class _Run:
             return outcome.TERMINATED, outcome.code_of(outcome.TERMINATED), self.stopping
         return outcome.SUCCESS, 0, ""
 
-    def _record_of(self, step: str, error: ZenRunnerError) -> dict[str, Any]:
-        """Return the record of an attempt that could not begin; it is nowhere but in the summary."""
-        now = records.utc()
-        return {
-            "version": 1,
-            "run": self.run_id,
-            "step": step,
-            "attempt": self.attempts[step],
-            "class": error.outcome_class,
-            "exit_code": error.exit_code,
-            "message": str(error),
-            "started": now,
-            "ended": now,
-            "seconds": 0.0,
-            "status": None,
-            "signal": None,
-            "inputs": {},
-            "outputs": {},
-            "values": {},
-            "config": "",
-            "usage": {},
-            "host": os.uname().nodename,
-            "cached_from": None,
-        }
+
+def record_of(run_id: str, step: str, attempt: int, error: ZenRunnerError) -> dict[str, Any]:
+    """Return the record of an attempt that left none, or could not begin; it is nowhere but in the summary.
+
+    Args:
+        run_id: the run's id.
+        step: the step.
+        attempt: the attempt's number.
+        error: why.
+    """
+    now = records.utc()
+    return {
+        "version": 1,
+        "run": run_id,
+        "step": step,
+        "attempt": attempt,
+        "class": error.outcome_class,
+        "exit_code": error.exit_code,
+        "message": str(error),
+        "started": now,
+        "ended": now,
+        "seconds": 0.0,
+        "status": None,
+        "signal": None,
+        "inputs": {},
+        "outputs": {},
+        "values": {},
+        "config": "",
+        "usage": {},
+        "host": os.uname().nodename,
+        "cached_from": None,
+    }

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from backends import graph, records, wire
-from backends.errors import ConfigError, DuplicateError, Problem, UsageError
-from backends.orchestrator.client import ClientDrivenBackend
-from backends.store import open_store
+from backends import graph, wire
+from backends.errors import ConfigError, Problem, UsageError
+from backends.orchestrator.client import ClientDrivenBackend, end_orphans
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,16 +48,8 @@ class OrchestratorLocalBackend(ClientDrivenBackend):
         # A process that starts others and takes signals is the entrypoint's; this package never imports it.
         raise UsageError("the local orchestrator runs under `zen-runner run`, which gives it its launcher")
 
-    def cleanup(self, handle: Mapping[str, Any]) -> None:
-        """End the steps that a killed driver left behind, and give their attempts a result."""
-        from backends import autopsy
+    def runs_here(self) -> bool:
+        return True
 
-        store, run = open_store(handle["store"]), handle["run"]
-        for step in store.names(f"runs/{run}"):
-            for number in records.attempts(store, run, step)[-1:] if records.is_step(step) else []:
-                claim = store.get(f"runs/{run}/{step}/{number}/claim.json")
-                if claim is not None and records.result(store, run, step, number) is None:
-                    try:
-                        autopsy.perform(store, run, step, number, claim)
-                    except DuplicateError:
-                        pass  # its owner lives: not this driver's
+    def cleanup(self, handle: Mapping[str, Any]) -> None:
+        end_orphans(handle)

@@ -111,7 +111,8 @@ class BackendContract:
 
     def test_defaults_are_not_shared_between_backends(self) -> None:
         function: Any = self.cls.__init__
-        defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+        positional, by_name = getattr(function, "__defaults__", None), getattr(function, "__kwdefaults__", None)
+        defaults = [*(positional or ()), *(by_name or {}).values()]
         assert not [value for value in defaults if isinstance(value, dict | list | set)]
 
     def test_making_one_needs_no_platform(self) -> None:

@@ -205,6 +205,7 @@ def test_steps_side_by_side_see_each_other(tmp_path: Path) -> None:
         ({"run": ["no-such-program"]}, 127, "user"),
         ({"run": ["sleep", "60"], "timeout": 0.2}, 124, "timeout"),
         ({"run": ["true"], "inputs": {"x": "/no/such/file"}}, 65, "input"),
+        ({"run": ["true"], "backend": {"type": "training", "source": "local"}}, 0, "success"),
         ({"run": ["true"], "resources": {"gpu": 1}}, 76, "placement"),
         ({"run": ["true"], "resources": {"cpu": 4096}}, 76, "placement"),
         ({"run": ["true"], "resources": {"memory": "1Mi"}}, 78, "config"),

@@ -497,16 +497,19 @@ def test_before_the_first_run(job: Path) -> None:
 def test_following_goes_on_with_the_next_attempt(tmp_path: Path) -> None:
     (tmp_path / "retried.yaml").write_text(
         "version: 1\ncode: .\nsteps:\n  try:\n    retry: {limit: 1, on: [user], backoff: 0.3}\n"
-        "    run: [sh, -c, 'while ! test -e go; do sleep 0.05; done; echo $ZEN_ATTEMPT; test $ZEN_ATTEMPT = 2']\n"
+        "    run: [sh, -c, 'echo up; while ! test -e go; do sleep 0.05; done; echo $ZEN_ATTEMPT; test $ZEN_ATTEMPT = 2']\n"
     )
     run = fresh()
     process = start("run", "-c", "retried.yaml", "--run-id", run, cwd=tmp_path)
     until(lambda: (tmp_path / f"runs/runs/{run}/try/1/claim.json").exists())
     followers = [start("logs", "--store", "runs", run, "-f", *more, cwd=tmp_path) for more in ((), ("--step", "try"))]
+    for follower in followers:  # each reads the first attempt before it may end
+        assert follower.stdout is not None and "up" in follower.stdout.readline()
     (tmp_path / "go").touch()
-    assert process.communicate(timeout=30) is not None
+    assert process.communicate(timeout=60) is not None
     assert process.returncode == 0
-    assert [follower.communicate(timeout=30)[0] for follower in followers] == ["try | 1\ntry | 2\n", "1\n2\n"]
+    rest = [follower.communicate(timeout=60)[0] for follower in followers]
+    assert rest == ["try | 1\ntry | up\ntry | 2\n", "1\nup\n2\n"]
 
 
 def test_submit_dry_run_renders(job: Path) -> None:

@@ -79,7 +79,9 @@ def test_a_directory_that_would_hide_the_images_own_is_refused(tmp_path: Path, p
 
 
 def test_resources(tmp_path: Path) -> None:
-    host = one(tmp_path, {"resources": {"cpu": "500m", "memory": "1Gi", "gpu": 2}})["container"]["HostConfig"]
+    # What a GPU must have is checked inside: the engine can only count them.
+    resources = {"cpu": "500m", "memory": "1Gi", "gpu": 2, "gpu_memory": "16Gi", "cuda": "12.4"}
+    host = one(tmp_path, {"resources": resources})["container"]["HostConfig"]
     assert (host["NanoCpus"], host["Memory"], host["MemorySwap"]) == (500_000_000, 1 << 30, 1 << 30)
     assert host["DeviceRequests"] == [{"Count": 2, "Capabilities": [["gpu"]]}]
     host = one(tmp_path, {})["container"]["HostConfig"]

@@ -55,6 +55,18 @@ def test_python_of_the_user(tmp_path: Path) -> None:
         assert check("python", {"ZEN_RUNNER_PYTHON": script(tmp_path / "odd", text)}).state == FAIL
 
 
+def test_engines_of_the_steps(tmp_path: Path) -> None:
+    assert check("engines", config=config()).state == NOT_APPLICABLE
+    bare = script(tmp_path / "bare", "exit 1")
+    found = check("engines", {"ZEN_RUNNER_PYTHON": bare}, config=config(beam="m:f"))
+    assert (found.state, "apache-beam, which step 'train' needs" in found.detail) == (WARN, True)
+    assert found.fix == "use the image zen-runner:beam, or pip install apache-beam"
+    spark = config(backend={"type": "processing", "source": "spark", "args": {}})
+    assert "pyspark" in check("engines", {"ZEN_RUNNER_PYTHON": bare}, config=spark).detail
+    full = script(tmp_path / "full", "echo 2.77.0")
+    assert check("engines", {"ZEN_RUNNER_PYTHON": full}, config=config(beam="m:f")).detail == "apache-beam 2.77.0"
+
+
 def test_store_is_written_read_and_left_as_it_was(tmp_path: Path) -> None:
     assert check("store", store=str(tmp_path / "new")).state == OK
     assert list(tmp_path.iterdir()) == []

@@ -306,6 +306,18 @@ def test_a_resolved_step_that_lacks_a_key_is_checked_in_full(missing: str) -> No
         assert _load(text)[0]["steps"]["hello"].keys() == load.STEP_KEYS | {"run"}  # type: ignore[index]
 
 
+def test_a_resolved_config_of_an_older_version_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = RESOLVED["steps"]["hello"]
+    older = {key: value for key, value in step["resources"].items() if key not in ("gpu_memory", "cuda")}
+    assert len(older) == 3
+    config = {**RESOLVED, "steps": {"hello": {**step, "resources": older}}}
+    text = wire.dumps(config).encode()
+    with monkeypatch.context() as patch:
+        patch.setattr(resolve, "load", None)  # not needed
+        assert _load(text) == (config, hashlib.sha256(text).hexdigest())
+    assert _load(text, "steps.hello.cache=true")[0]["steps"]["hello"]["resources"] == step["resources"]  # type: ignore[index]
+
+
 @pytest.mark.parametrize("text", [b'{"resolved"', b'{"resolved": true, "steps": []}', b"{" * 100_000 + b'"resolved"'])
 def test_what_only_looks_resolved_is_refused(text: bytes) -> None:
     with pytest.raises(ConfigError, match=r"^cfg\.json"):

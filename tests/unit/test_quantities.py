@@ -98,3 +98,40 @@ def test_whatever_is_written_the_answer_is_a_number_or_a_valueerror(value: objec
             continue
         assert number >= 0
         assert reader(number) == number
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted"),
+    [
+        ("12.4", "12.4"),
+        (12.4, "12.4"),
+        (13, "13.0"),
+        (12.0, "12.0"),
+        ("13", "13.0"),
+        ("12.10", "12.10"),
+        ("12.1", "12.1"),
+        (" 11.8 ", "11.8"),
+        ("12.04", "12.4"),
+    ],
+)
+def test_cuda(value: object, wanted: str) -> None:
+    assert quantities.cuda(value) == wanted
+
+
+@pytest.mark.parametrize(
+    "value", ["", "12.", ".4", "12.4.1", "v12", "12.x", "-1", "100", "0", "0.4", True, None, [], 1e300, -12.4, "१२"]
+)
+def test_cuda_that_is_none(value: object) -> None:
+    with pytest.raises(ValueError, match="is not a CUDA version; write such as"):
+        quantities.cuda(value)
+
+
+def test_cuda_that_yaml_can_not_tell() -> None:
+    with pytest.raises(ValueError, match=r'write it in quotes: "12\.1" or "12\.10"'):
+        quantities.cuda(12.10)
+
+
+@given(st.integers(1, 99), st.integers(0, 99))
+def test_a_cuda_version_is_its_own(major: int, minor: int) -> None:
+    text = quantities.cuda(f"{major}.{minor}")
+    assert quantities.cuda(text) == text == f"{major}.{minor}"

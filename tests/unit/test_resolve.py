@@ -446,7 +446,7 @@ def test_the_sample_of_the_documentation() -> None:
             "args": {"project": "p", "region": "europe-west1", "accelerator": "NVIDIA_TESLA_T4"},
         },
         "image": "zen-runner:cpu",
-        "resources": {"cpu": 4.0, "memory": 16 << 30, "gpu": 1},
+        "resources": {"cpu": 4.0, "memory": 16 << 30, "gpu": 1, "gpu_memory": None, "cuda": None},
         "retry": {"limit": 2, "on": ["infra", "oom", "terminated"], "backoff": 1.0, "memory_factor": 2.0},
         "timeout": 7200.0,
         "grace_period": 30.0,
@@ -463,7 +463,7 @@ def test_the_least_that_is_a_config() -> None:
     assert config["name"] == "cfg"
     assert config["backend"] == {"type": "orchestrator", "source": "local", "args": {}}
     assert config["steps"]["a"]["retry"]["on"] == list(outcome.RETRIED_BY_DEFAULT)
-    assert config["steps"]["a"]["resources"] == {"cpu": None, "memory": None, "gpu": 0}
+    assert config["steps"]["a"]["resources"] == {"cpu": None, "memory": None, "gpu": 0, "gpu_memory": None, "cuda": None}
     assert config["steps"]["a"]["timeout"] is None
 
 
@@ -484,10 +484,10 @@ def test_settings_at_the_top_are_each_steps_default() -> None:
     a, b = config["steps"]["a"], config["steps"]["b"]
     assert (a["image"], a["timeout"], a["grace_period"], a["cache"]) == ("mine", 3600.0, 5.0, True)
     assert a["retry"] == {"limit": 5, "on": ["oom"], "backoff": 3.0, "memory_factor": 1.0}
-    assert a["resources"] == {"cpu": 0.5, "memory": 1 << 30, "gpu": 0}
+    assert a["resources"] == {"cpu": 0.5, "memory": 1 << 30, "gpu": 0, "gpu_memory": None, "cuda": None}
     assert (b["image"], b["timeout"], b["grace_period"], b["cache"]) == ("b", None, 60.0, False)
     assert b["retry"] == {"limit": 0, "on": ["oom"], "backoff": 3.0, "memory_factor": 1.0}
-    assert b["resources"] == {"cpu": 0.5, "memory": None, "gpu": 1}
+    assert b["resources"] == {"cpu": 0.5, "memory": None, "gpu": 1, "gpu_memory": None, "cuda": None}
 
 
 def test_inputs() -> None:
@@ -605,6 +605,26 @@ def test_parents_come_from_inputs_after_and_values() -> None:
         ("run: [p], image: a b", "steps.x.image: 'a b' is not an image; write such as zen-runner:cpu"),
         ("run: [p], retry: {limit: 101}", "steps.x.retry.limit: 101 is out of range; limit is from 0 to 100"),
         ("run: [p], resources: {gpu: -1}", "steps.x.resources.gpu: -1 is out of range; gpu is from 0 to 1024"),
+        (
+            "run: [p], resources: {gpu: 1, gpu_memory: 16}",
+            "steps.x.resources.gpu_memory: 16 is only 16 bytes; write the unit too, such as 16Gi",
+        ),
+        (
+            "run: [p], resources: {gpu_memory: 16Gi}",
+            "steps.x.resources.gpu_memory: this says what a GPU must have, and the step asks for none; add gpu: 1",
+        ),
+        (
+            "run: [p], resources: {gpu: 1, cuda: 12.10}",
+            'steps.x.resources.cuda: 12.1 can be 12.1 or 12.10, which are the same number; write it in quotes: "12.1" or "12.10"',
+        ),
+        (
+            "run: [p], resources: {gpu: 1, cuda: twelve}",
+            "steps.x.resources.cuda: 'twelve' is not a CUDA version; write such as \"12.4\"",
+        ),
+        (
+            "run: [p], resources: {gpu: 1, cudas: 12}",
+            "steps.x.resources.cudas: unknown key 'cudas' (did you mean 'cuda'?)",
+        ),
         ("run: [p], grace_period: 99999d", "steps.x.grace_period: '99999d' is too long; the longest is 3650d"),
         ("run: [p], backend: saprk", "steps.x.backend: no processing or training backend 'saprk' (did you mean 'spark'?)"),
         (
@@ -793,6 +813,13 @@ def configs(draw: st.DrawFn) -> dict[str, Any]:
                     "memory": st.none() | st.integers(1 << 20, 1 << 50) | st.just("1.5Gi"),
                     "gpu": st.integers(0, 8),
                 },
+            )
+            | st.fixed_dictionaries(
+                {
+                    "gpu": st.integers(1, 8),
+                    "gpu_memory": st.none() | st.sampled_from(["16Gi", 1 << 30]),
+                    "cuda": st.none() | st.sampled_from(["12.10", 12.4, 13, "11.8"]),
+                }
             ),
         }.items():
             if draw(st.booleans()):

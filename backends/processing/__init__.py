@@ -1,0 +1,1 @@
+"""Where the workers of a step's Beam or Spark job run."""

@@ -1,0 +1,1 @@
+"""Training: where a step that trains runs."""

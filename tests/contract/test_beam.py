@@ -1,0 +1,109 @@
+"""The beam orchestrator, on Beam's own local runner and on a job server of Beam's whose workers are in Beam's program."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import strategies as st
+
+from backends.orchestrator.beam import OrchestratorBeamBackend
+from tests import engines
+from tests.contract.suite import OrchestratorContract
+
+
+@pytest.fixture(scope="module")
+def job_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Beam's own job server, as host and port."""
+    yield from start_job_server(tmp_path_factory.mktemp("beam"))
+
+
+def start_job_server(folder: Path, **env: str) -> Iterator[str]:
+    """Start a job server; yield its host and port, and end it.
+
+    Args:
+        folder: for its files.
+        env: added to the environment that it and its workers have.
+    """
+    port = folder / "port"
+    argv = [engines.python_with("apache_beam"), "-m", "apache_beam.runners.portability.local_job_service_main"]
+    argv += ["-p", "0", "--port_file", str(port), "--staging_dir", str(folder / "staging")]
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, **env}, start_new_session=True)
+    try:
+        until = time.monotonic() + 60
+        while not port.exists():
+            assert process.poll() is None and time.monotonic() < until, (folder / "log").read_text()
+            time.sleep(0.05)
+        yield f"localhost:{port.read_text()}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(10)
+        finally:
+            process.kill()
+
+
+class TestBeam(OrchestratorContract):
+    cls = OrchestratorBeamBackend
+    source = "beam"
+    arguments = st.fixed_dictionaries(
+        {},
+        optional={
+            "runner": st.sampled_from(["DirectRunner", "PortableRunner", "DataflowRunner", "my.runners.Own"]),
+            "options": st.none()
+            | st.dictionaries(
+                st.sampled_from(["job_endpoint", "direct_num_workers", "streaming", "experiments"]),
+                st.integers(0, 100) | st.booleans() | st.text() | st.lists(st.text()),
+            ),
+            "max_parallel": st.none() | st.integers(1, 10**6),
+            "keep_going": st.booleans(),
+            "program": st.none() | st.lists(st.text(min_size=1), min_size=1),
+            "mounts": st.none() | st.lists(st.just("/data")),
+            "startup_timeout": st.none() | st.floats(0.1, 1e6),
+            "worker_machine_type": st.text(),
+            "num_workers": st.integers(1, 1000),
+            "max_num_workers": st.integers(1, 1000),
+            "disk_size_gb": st.integers(1, 10**5),
+            "autoscaling_algorithm": st.sampled_from(["THROUGHPUT_BASED", "NONE"]),
+        },
+    )
+    options = {"max_parallel": 2}  # noqa: RUF012 - a ClassVar in the base
+    seconds = 120.0
+
+    @pytest.fixture(autouse=True)
+    def _python(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Give the pipelines' tests a Python with Beam; the others need none."""
+        if "tmp_path" in request.fixturenames and "tmp_path" in request.function.__code__.co_varnames:
+            monkeypatch.setattr(type(self), "environ", {"ZEN_RUNNER_PYTHON": engines.python_with("apache_beam")})
+
+
+class TestBeamElsewhere(TestBeam):
+    """The ParDos run the attempts; the server takes one ParDo after the other."""
+
+    test_render_is_what_the_golden_file_says = None  # type: ignore[assignment] # that is the other class's
+    test_steps_run_side_by_side = None  # type: ignore[assignment] # not on this server
+
+    def assert_nothing_is_left(self, folder: Path) -> None:
+        # What a killed driver leaves ends by itself, within the steps' grace period.
+        until = time.monotonic() + 10
+        while True:
+            try:
+                return super().assert_nothing_is_left(folder)
+            except AssertionError:
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.1)
+
+    @pytest.fixture(autouse=True)
+    def _server(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _python: None) -> None:
+        if self.environ:
+            program = [sys.executable, "-P", "-m", "entrypoint"]
+            options = {"job_endpoint": request.getfixturevalue("job_server"), "environment_type": "LOOPBACK"}
+            monkeypatch.setattr(type(self), "options", {"runner": "PortableRunner", "options": options, "program": program})
