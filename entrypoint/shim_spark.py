@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 FIRST = ("spark", "inputs", "outputs")
-_BEGIN = "Traceback (most recent call last):"
 _LOOK = 1.0  # seconds between two looks at a job
 # What Spark says when the cluster, and not the job, is at fault.
 _LOST = ("All masters are unresponsive", "Master removed our application", "External scheduler cannot be instantiated")
 
 
-def _shared() -> Any:
+def _load(name: str) -> Any:
+    """Load a file beside this one, under a name that is nobody's module."""
     from importlib.util import module_from_spec, spec_from_file_location
 
-    found: Any = spec_from_file_location("_shim", os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim.py"))
+    found: Any = spec_from_file_location("_" + name, os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py"))
     module = module_from_spec(found)
     found.loader.exec_module(module)
     return module
@@ -180,59 +180,46 @@ def _write_metrics(spec: dict[str, Any], context: Any) -> None:
 # -- how it failed ------------------------------------------------------------------------------------------------------------
 
 
-def _own_frames(error: BaseException) -> str:
-    """Return the traceback of the user's code: the worker's if it failed there, else this process's, without Spark's frames."""
-    import traceback
-
+def _own_frames(error: BaseException) -> list[str]:
+    """Return the traceback of the user's code, the user's frames of it: the worker's if it failed there, else this process's."""
     import pyspark
 
+    frames = _load("shim_frames")
     text = str(error)
-    if _BEGIN in text:  # the last: one worker's failure can hold another's
+    if frames.BEGIN in text:
         lines: list[str] = []
-        for line in text[text.rindex(_BEGIN) :].splitlines():
+        for line in frames.last_of(text):
             if line.startswith("\tat ") or (lines and not line.strip()):
                 break  # the JVM's own
             lines.append(line)
     else:
-        lines = "".join(traceback.format_exception(type(error), error, error.__traceback__)).splitlines()
-        lines = lines[max(index for index, line in enumerate(lines) if line.startswith(_BEGIN)) :]
-    own = os.path.dirname(os.path.abspath(pyspark.__file__))
-    kept, skipping = [], False
-    for line in lines:
-        if line.startswith('  File "'):
-            file = line[len('  File "') :].partition('"')[0]
-            skipping = file.startswith(own) or "/pyspark" in file or "/py4j/" in file or file == __file__
-        elif not line.startswith("  "):
-            skipping = False
-        if not skipping:
-            kept.append(line)
-    return "\n".join(kept)
+        lines = frames.of(error)
+    own = os.path.dirname(os.path.abspath(pyspark.__file__)) + os.sep
+    # A worker on another machine has its Spark elsewhere.
+    found: list[str] = frames.users(lines, lambda file: file.startswith(own) or "/pyspark" in file or "/py4j" in file)
+    return found
 
 
-def _message(error: BaseException, trace: str) -> str:
-    lines = [line for line in trace.splitlines() if line.strip()]
-    said = next((line for line in lines[1:] if not line.startswith(" ")), "") or "%s: %s" % (type(error).__name__, error)
+def _message(error: BaseException, trace: list[str]) -> str:
+    frames = _load("shim_frames")
+    said = next((line for line in trace[1:] if not line.startswith(" ")), "") or "%s: %s" % (type(error).__name__, error)
     java = getattr(error, "java_exception", None)
-    if java is not None and _BEGIN not in str(error):  # of the JVM's many lines the first says it
+    if java is not None and frames.BEGIN not in str(error):  # of the JVM's many lines the first says it
         said = "%s: %s" % (type(error).__name__, str(java.toString()).partition("\n")[0])
     if "pickle" in said or "serialize" in said:
         said += "; what a function refers to has to reach the executors: make it inside the function"
-    places = [line for line in lines if line.startswith('  File "')]
-    where = ""
-    if places:
-        file, _, line = places[-1][len('  File "') :].partition('", line ')
-        where = " (%s:%s)" % (file, line.partition(",")[0])
-    return said + where
+    return said + str(frames.place(trace))
 
 
 def _fail(shim: Any, spec: dict[str, Any], error: BaseException) -> None:
     text = str(error)
     lost = next((sign for sign in _LOST if sign in text), None)
     own = _own_frames(error)
-    sys.stderr.write(own + "\n")
+    trace = "\n".join(own)
+    sys.stderr.write(trace + "\n")
     if lost:
-        shim.fail(spec, "infra", "the Spark cluster %s gave the application up: %s" % (spec["master"], lost), own)
-    shim.fail(spec, "user", _message(error, own), own)
+        shim.fail(spec, "infra", "the Spark cluster %s gave the application up: %s" % (spec["master"], lost), trace)
+    shim.fail(spec, "user", _message(error, own), trace)
 
 
 # -- the two kinds ------------------------------------------------------------------------------------------------------------
@@ -267,7 +254,7 @@ def _submit(spec: dict[str, Any], home: str) -> NoReturn:
 
 
 def main() -> None:
-    shim = _shared()
+    shim = _load("shim")
     spec = shim.read()
     home = _find_spark(shim, spec)
     if spec["program"]:

@@ -687,9 +687,11 @@ class StepAttempt:
             return {name: artifacts.adopt(self.run.store, f"{self._attempt.prefix}/out/{name}") for name in self.step["outputs"]}
         missing = [name for name in self.step["outputs"] if not os.path.lexists(self._outputs[name])]
         if missing:
+            found = os.listdir(os.path.join(self._scratch, "out"))
             raise UserError(
                 "the step ended well but did not write "
                 + ", ".join(f"output {name!r} (expected at {self._outputs[name]})" for name in missing)
+                + "".join(artifacts.beside(name, found, f"{{outputs.{name}}}/part") for name in missing)
             )
         for name in self.step["outputs"]:
             published[name] = artifacts.publish(self.run.store, f"{self._attempt.prefix}/out/{name}", self._outputs[name])
