@@ -107,8 +107,9 @@ def _write_metrics(spec: dict[str, Any], result: Any) -> None:
     except Exception as error:  # no metrics are no reason to fail: some runners have none
         sys.stderr.write("zen-runner: the pipeline's metrics can't be had: %s: %s\n" % (type(error).__name__, error))
         return
-    with open(spec["metrics"], "w") as file:
+    with open(spec["metrics"] + ".new", "w") as file:
         file.write(text)
+    os.replace(spec["metrics"] + ".new", spec["metrics"])
 
 
 def _fail(shim: Any, spec: dict[str, Any], error: BaseException) -> None:

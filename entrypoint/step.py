@@ -732,10 +732,11 @@ class StepAttempt:
         process = self.process
         if process is not None and record["class"] != outcome.SUCCESS:
             record["log_tail"] = process.tail.decode("utf-8", "replace")
-            if process.reason is not None:  # stopped: what left the process group is still known by its environment
-                from backends import autopsy
+        if process is not None and (process.reason is not None or self._engine is not None):
+            # What left the process group, as Spark's Python workers do, is still known by its environment.
+            from backends import autopsy
 
-                autopsy.kill_processes(self._attempt.token)
+            autopsy.kill_processes(self._attempt.token)
         if self._log.lost is not None:
             record["log_lost"] = str(self._log.lost)
         try:
