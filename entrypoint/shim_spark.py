@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FIRST = ("spark", "inputs", "outputs")
 _LOOK = 1.0  # seconds between two looks at a job
 _STOP = 30.0  # seconds that Spark may take to stop
+_REGISTER = 60.0  # seconds for which Spark itself asks a standalone master: three times 20
 # What Spark says when the cluster, and not the job, is at fault.
 _LOST = ("All masters are unresponsive", "Master removed our application", "External scheduler cannot be instantiated")
 
@@ -101,9 +102,10 @@ class Watch(threading.Thread):
         self._since = time.monotonic()
         self._context = context
 
-    def close(self) -> None:
-        """Watch no longer."""
+    def close(self) -> float:
+        """Watch no longer, and return for how long nothing had come, in seconds."""
         self._over.set()
+        return time.monotonic() - self._since
 
     def run(self) -> None:
         done = -1
@@ -323,7 +325,8 @@ def main() -> None:
     try:
         session = SparkSession.builder.config(conf=conf).getOrCreate()
     except Exception as error:
-        watch.close()
+        if watch.close() >= _REGISTER and not spec["local"]:  # what it raises then says anything but why
+            shim.fail(spec, "infra", "the master %s did not take the application; its last words are above" % spec["master"])
         _fail(shim, spec, error)
     context = session.sparkContext
     for file in spec["files"]:
