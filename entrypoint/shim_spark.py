@@ -318,24 +318,28 @@ def main() -> None:
     _settle(shim, spec)
     watch = Watch(shim, spec)
     watch.start()
-    from pyspark import SparkConf
+    from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
 
     conf = SparkConf().setMaster(spec["master"]).setAll(list(spec["conf"].items()))
     try:
+        context = SparkContext(conf=conf)
+        watch.started(context)
         session = SparkSession.builder.config(conf=conf).getOrCreate()
+        for file in spec["files"]:
+            context.addPyFile(file)
     except Exception as error:
         if watch.close() >= _REGISTER and not spec["local"]:  # what it raises then says anything but why
             shim.fail(spec, "infra", "the master %s did not take the application; its last words are above" % spec["master"])
         _fail(shim, spec, error)
-    context = session.sparkContext
-    for file in spec["files"]:
-        context.addPyFile(file)
     _count_at_stop(spec, context)
-    watch.started(context)
     try:
         returned = function(session, spec["inputs"], spec["outputs"], **spec["args"])
-    except (SystemExit, KeyboardInterrupt):
+    except KeyboardInterrupt:
+        raise
+    except SystemExit:
+        watch.close()
+        _stop(session)
         raise
     except BaseException as error:
         watch.close()

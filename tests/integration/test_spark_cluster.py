@@ -140,7 +140,7 @@ def cluster(spark_image: str, tmp_path: Path) -> Iterator[Cluster]:
 def test_a_worker_killed_in_mid_job_and_then_all_of_them(tmp_path: Path, cluster: Cluster, engine: docker.DockerClient) -> None:
     at_work = tmp_path / "at work"
     at_work.mkdir()
-    options = {"master": cluster.url, "executor_memory": "512m", "idle_timeout": 8}
+    options = {"master": cluster.url, "executor_memory": "512m", "startup_timeout": 300, "idle_timeout": 60}
     step = {
         "spark": "jobs:sums",
         "args": {"folder": str(at_work), "tasks": 8},
@@ -153,12 +153,12 @@ def test_a_worker_killed_in_mid_job_and_then_all_of_them(tmp_path: Path, cluster
         return {path.name.partition("-")[0] for path in at_work.iterdir() if path.stat().st_mtime > since}
 
     try:
-        wait_until(lambda: len(hosts()) == 2, 120, "both workers at work")
+        wait_until(lambda: len(hosts()) == 2, 300, "both workers at work")
         drivers = engine.containers.list(filters={"label": f"zen-runner.store={tmp_path / 'store'}"})
         # Driver, master and executors are one image.
         assert {one.image.id for one in drivers} == {one.get_wrapped_container().image.id for one in cluster.containers}
         cluster.containers[1].get_wrapped_container().kill(signal.SIGKILL)
-        wait_until(lambda: helpers.results(tmp_path, "r", "a"), 120, "the step's end")
+        wait_until(lambda: helpers.results(tmp_path, "r", "a"), 300, "the step's end")
         (record,) = helpers.results(tmp_path, "r", "a")
         assert record["class"] == "success", record
         expected = [[0, 0 + 3 + 6], [1, 1 + 4 + 7], [2, 2 + 5]]
@@ -168,13 +168,13 @@ def test_a_worker_killed_in_mid_job_and_then_all_of_them(tmp_path: Path, cluster
         assert sorted([row["key"], row["sum"]] for row in rows) == expected
         assert record["metrics"]["executors"] == 2 and record["metrics"]["executors_lost"] == 1
         second = time.time()
-        wait_until(lambda: hosts(second), 120, "the second step at work")
+        wait_until(lambda: hosts(second), 300, "the second step at work")
         for number in (0, 2):
             cluster.containers[number].get_wrapped_container().kill(signal.SIGKILL)
-        ended = helpers.end(process, timeout=60)
+        ended = helpers.end(process, timeout=200)
     finally:
         process.kill()
     assert ended.code == 69, ended.errors
     (record,) = helpers.results(tmp_path, "r", "b")
-    assert record["class"] == "infra" and record["message"].startswith(f"no executor of {cluster.url} took a task for 8 s")
+    assert record["class"] == "infra" and record["message"].startswith(f"no executor of {cluster.url} took a task for 60 s")
     assert engine.containers.list(all=True, filters={"label": f"zen-runner.store={tmp_path / 'store'}"}) == []
