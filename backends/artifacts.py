@@ -128,7 +128,7 @@ def beside(name: str, found: Iterable[str], instead: str) -> str:
     if not shards:
         return ""
     more = f" and {len(shards) - 1} more" if len(shards) > 1 else ""
-    return f", but {shards[0]}{more} beside it; write to {instead}, so that the output is a directory"
+    return f", but there is {shards[0]}{more} beside it; write to {instead}, so that the output is a directory"
 
 
 def exists(store: Store, artifact: dict[str, Any]) -> bool:

@@ -267,6 +267,12 @@ def test_shards_beside_the_output_are_told(tmp_path: Path, python: str) -> None:
     assert 'x-00000-of-00002 and 1 more beside it; write to outputs["x"] + "/part"' in record["message"]
 
 
+def test_shards_beside_a_programs_output_are_told(tmp_path: Path) -> None:
+    one = {"run": ["sh", "-c", 'touch "$0-00000-of-00001"', "{outputs.x}"], "outputs": ["x"]}
+    _, record = go(helpers.config(tmp_path, code=None, steps={"a": one}), helpers.USER_PYTHON, expect=1)
+    assert "but there is x-00000-of-00001 beside it; write to {outputs.x}/part" in record["message"]
+
+
 # -- what is left -------------------------------------------------------------------------------------------------------------
 
 

@@ -140,7 +140,7 @@ def cluster(spark_image: str, tmp_path: Path) -> Iterator[Cluster]:
 def test_a_worker_killed_in_mid_job_and_then_all_of_them(tmp_path: Path, cluster: Cluster, engine: docker.DockerClient) -> None:
     at_work = tmp_path / "at work"
     at_work.mkdir()
-    options = {"master": cluster.url, "executor_memory": "512m", "startup_timeout": 300, "idle_timeout": 60}
+    options = {"master": cluster.url, "executor_memory": "512m", "startup_timeout": 300, "idle_timeout": 30}
     step = {
         "spark": "jobs:sums",
         "args": {"folder": str(at_work), "tasks": 8},
@@ -176,5 +176,5 @@ def test_a_worker_killed_in_mid_job_and_then_all_of_them(tmp_path: Path, cluster
         process.kill()
     assert ended.code == 69, ended.errors
     (record,) = helpers.results(tmp_path, "r", "b")
-    assert record["class"] == "infra" and record["message"].startswith(f"no executor of {cluster.url} took a task for 60 s")
+    assert record["class"] == "infra" and record["message"].startswith(f"no executor of {cluster.url} took a task for 30 s")
     assert engine.containers.list(all=True, filters={"label": f"zen-runner.store={tmp_path / 'store'}"}) == []
