@@ -88,14 +88,17 @@ def adopt(store: Store, key: str) -> dict[str, Any]:
         InfraError: the store could not be read.
     """
     if store.root is not None:
-        artifact, lines = _describe(store.url_of(key))
+        url = store.url_of(key)
+        if not os.path.lexists(url):
+            raise _unwritten(store, key)
+        artifact, lines = _describe(url)
     elif store.exists(key):
         size, sha = _hash_object(store, key)
         artifact, lines = _file_artifact(size, sha), None
     else:
         keys = _members(store, key)
         if not keys:
-            raise UserError(f"output {os.path.basename(key)!r} was not written: nothing is at {store.url_of(key)}")
+            raise _unwritten(store, key)
         sums = _each(lambda member: _hash_object(store, member), keys)
         lines = [[member[len(key) + 1 :], "-", size, sha] for member, (size, sha) in zip(keys, sums, strict=True)]
         lines.sort(key=_order)
@@ -103,6 +106,29 @@ def adopt(store: Store, key: str) -> dict[str, Any]:
     if lines is not None:
         store.put(_manifest(key), _manifest_bytes(lines))
     return {"key": key, **artifact}
+
+
+def _unwritten(store: Store, key: str) -> UserError:
+    folder, _, name = key.rpartition("/")
+    message = f"output {name!r} was not written: nothing is at {store.url_of(key)}"
+    return UserError(message + beside(name, store.names(folder), f'outputs["{name}"] + "/part"'))
+
+
+def beside(name: str, found: Iterable[str], instead: str) -> str:
+    """Return what to add to the message that an output is missing, where its shards lie beside its place; else nothing.
+
+    Args:
+        name: the output's name.
+        found: the names in the directory where it should be.
+        instead: what to write to.
+
+    Source: Beam's file sinks, which write ``PREFIX-SSSSS-of-NNNNN``.
+    """
+    shards = sorted(other for other in found if other.startswith(f"{name}-"))
+    if not shards:
+        return ""
+    more = f" and {len(shards) - 1} more" if len(shards) > 1 else ""
+    return f", but there is {shards[0]}{more} beside it; write to {instead}, so that the output is a directory"
 
 
 def exists(store: Store, artifact: dict[str, Any]) -> bool:

@@ -16,17 +16,16 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Any
 
 FIRST = ("pipeline", "inputs", "outputs")
-_BEGIN = "Traceback (most recent call last):"
 
 
-def _shared() -> Any:
+def _load(name: str) -> Any:
+    """Load a file beside this one, under a name that is nobody's module."""
     from importlib.util import module_from_spec, spec_from_file_location
 
-    found: Any = spec_from_file_location("_shim", os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim.py"))
+    found: Any = spec_from_file_location("_" + name, os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py"))
     module = module_from_spec(found)
     found.loader.exec_module(module)
     return module
@@ -54,47 +53,28 @@ def _check_options(shim: Any, spec: dict[str, Any]) -> Any:
     return options
 
 
-def _own_frames(error: BaseException) -> str:
-    """Return the traceback of a pipeline's failure without Beam's own frames."""
-    import traceback
-
-    text = str(error)
-    if _BEGIN in text:  # from a worker in another process: its words are all there is
-        lines = text[text.rindex(_BEGIN) :].splitlines()
-        return "\n".join(_without_beam(lines))
-    lines = "".join(traceback.format_exception(type(error), error, error.__traceback__)).splitlines()
-    last = max(index for index, line in enumerate(lines) if line.startswith(_BEGIN))
-    return "\n".join(_without_beam(lines[last:]))
-
-
-def _without_beam(lines: list[str]) -> list[str]:
+def _own_frames(error: BaseException) -> list[str]:
+    """Return the traceback of a pipeline's failure, the user's frames of it."""
     import apache_beam
 
+    frames = _load("shim_frames")
+    text = str(error)
+    # From a worker in another process its words are all there is.
+    lines = frames.last_of(text) if frames.BEGIN in text else frames.of(error)
     # Compiled parts of Beam have paths that start at the package's own name.
-    places = ('  File "' + os.path.dirname(os.path.abspath(apache_beam.__file__)), '  File "apache_beam/', '  File "' + __file__)
-    kept, skipping = [], False
-    for line in lines:
-        if line.startswith('  File "'):
-            skipping = line.startswith(places)
-        elif not line.startswith("  "):
-            skipping = False
-        if not skipping:
-            kept.append(line)
-    return kept
+    places = (os.path.dirname(os.path.abspath(apache_beam.__file__)) + os.sep, "apache_beam/")
+    found: list[str] = frames.users([line for line in lines if line.strip()], lambda file: file.startswith(places))
+    return found
 
 
-def _message(error: BaseException, trace: str) -> str:
-    lines = [line for line in trace.splitlines() if line.strip()]
-    places = [line.strip() for line in lines if line.startswith('  File "')]
-    last = next((line for line in reversed(lines) if not line.startswith(" ")), "")
-    said = last if last and not last.startswith(_BEGIN) else "%s: %s" % (type(error).__name__, error)
+def _message(error: BaseException, trace: list[str]) -> str:
+    frames = _load("shim_frames")
+    last = next((line for line in trace[1:] if not line.startswith(" ")), "")
+    said = last or "%s: %s" % (type(error).__name__, error)
     if "pickle" in said:
+        said = said.partition(". User code must")[0]  # Beam's own advice, which is longer
         said += "; what a transform refers to has to reach workers: make it in setup(), or pass what it is made from"
-    where = ""
-    if places:
-        file, _, line = places[-1][len('File "') :].partition('", line ')
-        where = " (%s:%s)" % (file, line.partition(",")[0])
-    return said + where
+    return said + str(frames.place(trace))
 
 
 def _metrics(result: Any) -> dict[str, Any]:
@@ -127,8 +107,9 @@ def _write_metrics(spec: dict[str, Any], result: Any) -> None:
     except Exception as error:  # no metrics are no reason to fail: some runners have none
         sys.stderr.write("zen-runner: the pipeline's metrics can't be had: %s: %s\n" % (type(error).__name__, error))
         return
-    with open(spec["metrics"], "w") as file:
+    with open(spec["metrics"] + ".new", "w") as file:
         file.write(text)
+    os.replace(spec["metrics"] + ".new", spec["metrics"])
 
 
 def _end_with_its_workers(shim: Any, spec: dict[str, Any]) -> None:
@@ -150,14 +131,15 @@ def _end_with_its_workers(shim: Any, spec: dict[str, Any]) -> None:
     threading.excepthook = hook
 
 
-def _fail(shim: Any, spec: dict[str, Any], error: BaseException, trace: TracebackType | None = None) -> None:
+def _fail(shim: Any, spec: dict[str, Any], error: BaseException) -> None:
     own = _own_frames(error)
-    sys.stderr.write(own + "\n")
-    shim.fail(spec, "user", _message(error, own), own)
+    text = "\n".join(own)
+    sys.stderr.write(text + "\n")
+    shim.fail(spec, "user", _message(error, own), text)
 
 
 def main() -> None:
-    shim = _shared()
+    shim = _load("shim")
     spec = shim.read()
     try:
         import apache_beam as beam

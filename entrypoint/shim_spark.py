@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 FIRST = ("spark", "inputs", "outputs")
-_BEGIN = "Traceback (most recent call last):"
 _LOOK = 1.0  # seconds between two looks at a job
+_STOP = 30.0  # seconds that Spark may take to stop
+_REGISTER = 60.0  # seconds for which Spark itself asks a standalone master: three times 20
 # What Spark says when the cluster, and not the job, is at fault.
 _LOST = ("All masters are unresponsive", "Master removed our application", "External scheduler cannot be instantiated")
 
 
-def _shared() -> Any:
+def _load(name: str) -> Any:
+    """Load a file beside this one, under a name that is nobody's module."""
     from importlib.util import module_from_spec, spec_from_file_location
 
-    found: Any = spec_from_file_location("_shim", os.path.join(os.path.dirname(os.path.abspath(__file__)), "shim.py"))
+    found: Any = spec_from_file_location("_" + name, os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py"))
     module = module_from_spec(found)
     found.loader.exec_module(module)
     return module
@@ -100,9 +102,10 @@ class Watch(threading.Thread):
         self._since = time.monotonic()
         self._context = context
 
-    def close(self) -> None:
-        """Watch no longer."""
+    def close(self) -> float:
+        """Watch no longer, and return for how long nothing had come, in seconds."""
         self._over.set()
+        return time.monotonic() - self._since
 
     def run(self) -> None:
         done = -1
@@ -151,13 +154,21 @@ def _metrics(context: Any) -> dict[str, Any]:
     """
     executors = context._jsc.sc().statusStore().executorList(False)
     found = [executors.apply(index) for index in range(executors.size())]
-    workers = [one for one in found if one.id() != "driver"] or found
+    workers = [one for one in found if one.id() != "driver"]
+    if not workers:  # the driver did it all; what it calls its duration is how long it has been there
+        return _counted(found)
+    return {
+        **_counted(workers),
+        "executors_lost": sum(not one.isActive() for one in workers),
+        "task_seconds": sum(one.totalDuration() for one in workers) / 1000,
+    }
+
+
+def _counted(workers: list[Any]) -> dict[str, Any]:
     return {
         "executors": len(workers),
-        "executors_lost": sum(not one.isActive() for one in workers),
         "tasks": sum(one.completedTasks() for one in workers),
         "tasks_failed": sum(one.failedTasks() for one in workers),
-        "task_seconds": sum(one.totalDuration() for one in workers) / 1000,
         "gc_seconds": sum(one.totalGCTime() for one in workers) / 1000,
         "input_bytes": sum(one.totalInputBytes() for one in workers),
         "shuffle_read_bytes": sum(one.totalShuffleRead() for one in workers),
@@ -173,66 +184,90 @@ def _write_metrics(spec: dict[str, Any], context: Any) -> None:
     except Exception as error:  # the JVM is gone, say; why is told elsewhere
         sys.stderr.write("zen-runner: Spark's metrics can't be had: %s\n" % type(error).__name__)
         return
-    with open(spec["metrics"], "w") as file:
+    with open(spec["metrics"] + ".new", "w") as file:
         file.write(text)
+    os.replace(spec["metrics"] + ".new", spec["metrics"])
+
+
+def _count_at_stop(spec: dict[str, Any], context: Any) -> None:
+    """Have the metrics written when the context stops, also if the user stops it: afterwards it can't be asked."""
+    stop = context.stop
+
+    def stop_counted() -> None:
+        if context._jsc is not None:
+            _write_metrics(spec, context)
+        stop()
+
+    context.stop = stop_counted
+
+
+def _stop(session: Any) -> None:
+    """Stop the session, which completes the event log; one whose cluster is gone may not hold the step up."""
+
+    def stop() -> None:
+        try:
+            session.stop()
+        except Exception as error:  # the JVM is gone, say; what the step did stands
+            sys.stderr.write("zen-runner: Spark did not stop as it should: %s\n" % type(error).__name__)
+
+    thread = threading.Thread(target=stop, name="zen-runner stop", daemon=True)
+    thread.start()
+    thread.join(_STOP)
 
 
 # -- how it failed ------------------------------------------------------------------------------------------------------------
 
 
-def _own_frames(error: BaseException) -> str:
-    """Return the traceback of the user's code: the worker's if it failed there, else this process's, without Spark's frames."""
-    import traceback
-
+def _own_frames(error: BaseException) -> list[str]:
+    """Return the traceback of the user's code, the user's frames of it: the worker's if it failed there, else this process's."""
     import pyspark
 
+    frames = _load("shim_frames")
     text = str(error)
-    if _BEGIN in text:  # the last: one worker's failure can hold another's
-        lines: list[str] = []
-        for line in text[text.rindex(_BEGIN) :].splitlines():
-            if line.startswith("\tat ") or (lines and not line.strip()):
-                break  # the JVM's own
-            lines.append(line)
-    else:
-        lines = "".join(traceback.format_exception(type(error), error, error.__traceback__)).splitlines()
-        lines = lines[max(index for index, line in enumerate(lines) if line.startswith(_BEGIN)) :]
-    own = os.path.dirname(os.path.abspath(pyspark.__file__))
-    kept, skipping = [], False
-    for line in lines:
-        if line.startswith('  File "'):
-            file = line[len('  File "') :].partition('"')[0]
-            skipping = file.startswith(own) or "/pyspark" in file or "/py4j/" in file or file == __file__
-        elif not line.startswith("  "):
-            skipping = False
-        if not skipping:
-            kept.append(line)
-    return "\n".join(kept)
+    lines: list[str] = []
+    for line in frames.last_of(text) if frames.BEGIN in text else frames.of(error):
+        if line.startswith("\tat "):
+            break  # from here on it is the JVM's own
+        if line.strip():
+            lines.append(line.rstrip())
+    # A worker on another machine has its Spark elsewhere.
+    own = os.path.dirname(os.path.abspath(pyspark.__file__)) + os.sep, "/pyspark.zip/", "-packages/pyspark/", "/py4j"
+    found: list[str] = frames.users(lines, lambda file: any(part in file for part in own))
+    return found
 
 
-def _message(error: BaseException, trace: str) -> str:
-    lines = [line for line in trace.splitlines() if line.strip()]
-    said = next((line for line in lines[1:] if not line.startswith(" ")), "") or "%s: %s" % (type(error).__name__, error)
+def _message(error: BaseException, trace: list[str]) -> str:
+    frames = _load("shim_frames")
+    at = next((index for index, line in enumerate(trace) if index and not line.startswith(" ")), 0)
+    said = trace[at] if at else "%s: %s" % (type(error).__name__, error)
+    if said.endswith(":") and trace[at + 1 :]:  # of some errors the first line has nothing but their name
+        said += " " + trace[at + 1]
     java = getattr(error, "java_exception", None)
-    if java is not None and _BEGIN not in str(error):  # of the JVM's many lines the first says it
+    if java is not None and frames.BEGIN not in str(error):  # of the JVM's many lines the first says it
         said = "%s: %s" % (type(error).__name__, str(java.toString()).partition("\n")[0])
+    if said.startswith("pyspark.errors."):
+        name, _, rest = said.partition(":")
+        said = name.rpartition(".")[2] + ":" + rest
     if "pickle" in said or "serialize" in said:
         said += "; what a function refers to has to reach the executors: make it inside the function"
-    places = [line for line in lines if line.startswith('  File "')]
-    where = ""
-    if places:
-        file, _, line = places[-1][len('  File "') :].partition('", line ')
-        where = " (%s:%s)" % (file, line.partition(",")[0])
-    return said + where
+    if "[JAVA_GATEWAY_EXITED]" in said:
+        said += "; why is above: a JVM older than this Spark wants, more memory than there is, packages that can't be had"
+    return said + str(frames.place(trace))
 
 
-def _fail(shim: Any, spec: dict[str, Any], error: BaseException) -> None:
+def _fail(shim: Any, spec: dict[str, Any], error: BaseException, session: Any = None) -> NoReturn:
     text = str(error)
     lost = next((sign for sign in _LOST if sign in text), None)
     own = _own_frames(error)
-    sys.stderr.write(own + "\n")
+    message = _message(error, own)  # which may ask the JVM
+    if session is not None:
+        _stop(session)
+    trace = "\n".join(own)
+    sys.stderr.write(trace + "\n")
     if lost:
-        shim.fail(spec, "infra", "the Spark cluster %s gave the application up: %s" % (spec["master"], lost), own)
-    shim.fail(spec, "user", _message(error, own), own)
+        shim.fail(spec, "infra", "the Spark cluster %s gave the application up: %s" % (spec["master"], lost), trace)
+    shim.fail(spec, "user", message, trace)
+    raise AssertionError  # not reached
 
 
 # -- the two kinds ------------------------------------------------------------------------------------------------------------
@@ -245,11 +280,16 @@ def _settle(shim: Any, spec: dict[str, Any]) -> None:
         here = _reach(shim, spec)
         conf.setdefault("spark.driver.host", here)
         conf.setdefault("spark.driver.bindAddress", "0.0.0.0")
-        if spec["master"].startswith("k8s://") and os.environ.get("HOSTNAME"):
-            # So that Kubernetes takes the executors away with the driver's pod.
-            conf.setdefault("spark.kubernetes.driver.pod.name", os.environ["HOSTNAME"])
+        if spec["master"].startswith("k8s://"):
+            prefix = "spark.kubernetes.executor.podNamePrefix"
+            conf[prefix] += "-" + os.environ.get("ZEN_ATTEMPT", "1")  # the last attempt's pods may still be there
+            if os.environ.get("HOSTNAME"):
+                # So that Kubernetes takes the executors away with the driver's pod.
+                conf.setdefault("spark.kubernetes.driver.pod.name", os.environ["HOSTNAME"])
     else:
         os.environ["PYSPARK_PYTHON"] = sys.executable
+        # Where the machine's own name leads nowhere, Spark would not start; and nobody else has to reach this one.
+        os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
 
 
@@ -267,7 +307,7 @@ def _submit(spec: dict[str, Any], home: str) -> NoReturn:
 
 
 def main() -> None:
-    shim = _shared()
+    shim = _load("shim")
     spec = shim.read()
     home = _find_spark(shim, spec)
     if spec["program"]:
@@ -278,30 +318,34 @@ def main() -> None:
     _settle(shim, spec)
     watch = Watch(shim, spec)
     watch.start()
-    from pyspark import SparkConf
+    from pyspark import SparkConf, SparkContext
     from pyspark.sql import SparkSession
 
     conf = SparkConf().setMaster(spec["master"]).setAll(list(spec["conf"].items()))
     try:
+        context = SparkContext(conf=conf)
+        watch.started(context)
         session = SparkSession.builder.config(conf=conf).getOrCreate()
+        for file in spec["files"]:
+            context.addPyFile(file)
     except Exception as error:
-        watch.close()
+        if watch.close() >= _REGISTER and not spec["local"]:  # what it raises then says anything but why
+            shim.fail(spec, "infra", "the master %s did not take the application; its last words are above" % spec["master"])
         _fail(shim, spec, error)
-    context = session.sparkContext
-    for file in spec["files"]:
-        context.addPyFile(file)
-    watch.started(context)
+    _count_at_stop(spec, context)
     try:
         returned = function(session, spec["inputs"], spec["outputs"], **spec["args"])
-    except (SystemExit, KeyboardInterrupt):
+    except KeyboardInterrupt:
+        raise
+    except SystemExit:
+        watch.close()
+        _stop(session)
         raise
     except BaseException as error:
         watch.close()
-        _write_metrics(spec, context)
-        _fail(shim, spec, error)
+        _fail(shim, spec, error, session)
     watch.close()
-    _write_metrics(spec, context)
-    session.stop()
+    _stop(session)
     shim.save_returned(spec, returned)
 
 

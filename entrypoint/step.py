@@ -700,9 +700,11 @@ class StepAttempt:
             return {name: artifacts.adopt(self.run.store, f"{self._attempt.prefix}/out/{name}") for name in self.step["outputs"]}
         missing = [name for name in self.step["outputs"] if not os.path.lexists(self._outputs[name])]
         if missing:
+            found = os.listdir(os.path.join(self._scratch, "out"))
             raise UserError(
                 "the step ended well but did not write "
                 + ", ".join(f"output {name!r} (expected at {self._outputs[name]})" for name in missing)
+                + "".join(artifacts.beside(name, found, f"{{outputs.{name}}}/part") for name in missing)
             )
         for name in self.step["outputs"]:
             published[name] = artifacts.publish(self.run.store, f"{self._attempt.prefix}/out/{name}", self._outputs[name])
@@ -745,10 +747,11 @@ class StepAttempt:
         process = self.process
         if process is not None and record["class"] != outcome.SUCCESS:
             record["log_tail"] = process.tail.decode("utf-8", "replace")
-            if process.reason is not None:  # stopped: what left the process group is still known by its environment
-                from backends import autopsy
+        if process is not None and (process.reason is not None or self._engine is not None):
+            # What left the process group, as Spark's Python workers do, is still known by its environment.
+            from backends import autopsy
 
-                autopsy.kill_processes(self._attempt.token)
+            autopsy.kill_processes(self._attempt.token)
         if self._log.lost is not None:
             record["log_lost"] = str(self._log.lost)
         try:

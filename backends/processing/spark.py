@@ -159,6 +159,6 @@ def _text(value: object) -> str:
 
 
 def _pod_name(name: str) -> str:
-    """Return a name as pods may have it, 47 characters at most, since Spark adds to it."""
-    kept = "".join(char if char.isalnum() else "-" for char in name.lower())
-    return kept[:47].strip("-") or "zen-runner"
+    """Return a name as pods may have it, 47 characters at most, since Spark adds to it; its end tells one run from another."""
+    kept = "".join(char if char.isascii() and char.isalnum() else "-" for char in name.lower())
+    return kept[-47:].strip("-") or "zen-runner"

@@ -118,6 +118,12 @@ class TestSpark(BackendContract):
             "spark.kubernetes.namespace": "ml",
         }
 
+    def test_the_names_of_pods_tell_runs_apart(self) -> None:
+        backend = ProcessingSparkBackend(master="k8s://https://c:6443")
+        confs = [backend.get_spark_conf(f"{'long-' * 20}é-{run}", "i") for run in ("a1", "b2")]
+        names = {conf["spark.kubernetes.executor.podNamePrefix"] for conf in confs}
+        assert len(names) == 2 and all(len(name) <= 47 and name.isascii() and name[0] != "-" for name in names)
+
     @pytest.mark.parametrize(
         ("master", "found"),
         [

@@ -295,6 +295,9 @@ def test_what_a_step_wrote_by_url_is_adopted(store: Store, tmp_path: Path) -> No
     assert (file["kind"], file["size"]) == ("file", 6)
     with pytest.raises(UserError, match="was not written"):
         artifacts.adopt(store, "out/none")
+    store.put("out/sharded-00000-of-00001", b"x")
+    with pytest.raises(UserError, match=r"but there is sharded-00000-of-00001 beside it; write to outputs"):
+        artifacts.adopt(store, "out/sharded")
     path, digest = artifacts.fetch_url(f"{store.url}/out/d", str(tmp_path))
     assert digest == tree["digest"]
     assert os.path.basename(path) == "d"

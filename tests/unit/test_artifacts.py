@@ -137,6 +137,17 @@ def test_an_output_that_was_not_written(store: Store, tmp_path: Path) -> None:
         artifacts.adopt(store, "runs/r/s/1/out/model")
 
 
+def test_shards_beside_an_output_are_told(store: Store) -> None:
+    for number in range(3):
+        store.put(f"runs/r/s/1/out/model-0000{number}-of-00003", b"x")
+    store.put("runs/r/s/1/out/models", b"another output")
+    with pytest.raises(UserError, match=r"but there is model-00000-of-00003 and 2 more beside it; write to outputs\[.model.\]"):
+        artifacts.adopt(store, "runs/r/s/1/out/model")
+    assert artifacts.beside("model", ["model", "models", "mode-1"], "") == ""
+    said = artifacts.beside("model", ["model-1"], "{outputs.model}/part")
+    assert said == ", but there is model-1 beside it; write to {outputs.model}/part, so that the output is a directory"
+
+
 def test_links_inside_are_content_and_survive_the_move(store: Store, tmp_path: Path) -> None:
     write(tmp_path / "d", {"v1": {"w": b"1"}, "sub": {}})
     base = tmp_path / "d"
