@@ -356,13 +356,13 @@ def test_a_cluster_that_dies_ends_the_step(tmp_path: Path, python: str, cluster:
     process = helpers.start("--config", str(path), "--step", "a", "--run-id", "r", cwd=tmp_path, **environment(tmp_path, python))
     try:
         wait_until(lambda: list(at_work.iterdir()), what="an executor at work")
-        cluster.close()
         died = time.monotonic()
+        cluster.close()
         ended = helpers.end(process)
         took = time.monotonic() - died
     finally:
         process.kill()
     assert (ended.code, ended.record["class"]) == (69, "infra"), ended.errors
     assert ended.record["message"].startswith(f"no executor of {cluster.url} took a task for 6 s")
-    assert 6 <= took < 30
+    assert 4 <= took < 40  # the job is looked at once a second
     assert marked(tmp_path) == {}
