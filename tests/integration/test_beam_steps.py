@@ -53,6 +53,9 @@ PIPELINES = """
     def fails_in_a_worker(pipeline, inputs, outputs):
         pipeline | beam.Create([1, 2, 3]) | "Check" >> beam.Map(check)
 
+    def dies_in_a_worker(pipeline, inputs, outputs):
+        pipeline | beam.Create([1, 2]) | beam.Reshuffle() | beam.Map(lambda number: os.kill(os.getpid(), 9))
+
     def cannot_be_sent(pipeline, inputs, outputs):
         numbers = (number for number in [1, 2])
         pipeline | beam.Create([1]) | beam.Map(lambda number: next(numbers))
@@ -222,6 +225,14 @@ def test_a_failing_worker_is_told_by_its_own_traceback(tmp_path: Path, python: s
     ]
     words = ended.stderr.rstrip(b"\n").rpartition(b"\n")[2]
     assert len(words) <= 4096 and json.loads(words)["traceback"] and "not welcome" in json.loads(words)["message"]
+
+
+def test_a_worker_process_that_dies_ends_the_step(tmp_path: Path, python: str) -> None:
+    """Beam's direct runner by itself waits for it for ever; here the entrypoint's 120 seconds would run out."""
+    path = pipeline(tmp_path, "dies_in_a_worker", {"direct_running_mode": "multi_processing", "direct_num_workers": 2})
+    _, record = go(path, python, expect=1)
+    assert record["class"] == "user"
+    assert record["message"].startswith("a worker process of the pipeline died (Worker subprocess exited with return code")
 
 
 def test_a_function_that_cannot_be_sent_to_workers(tmp_path: Path, python: str) -> None:
