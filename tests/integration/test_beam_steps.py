@@ -16,7 +16,10 @@ import pytest
 
 from tests import helpers
 from tests.engines import python_with
+from tests.images.build_fixture import beam_image
 from tests.processes import MARK, marked, wait_until
+
+__all__ = ["beam_image"]  # a fixture
 
 PIPELINES = """
     import os, sys, time
@@ -190,9 +193,12 @@ def test_gathered_inputs_are_a_list_of_urls(tmp_path: Path, python: str) -> None
     assert sorted(lines(tmp_path, "all")) == ["x", "y", "z"]
 
 
+WORDCOUNT = ("python3", "-m", "apache_beam.examples.wordcount")
+
+
 def test_beams_own_wordcount_runs_unmodified(tmp_path: Path, python: str) -> None:
     (tmp_path / "poem.txt").write_text("one fish two fish\nred fish blue fish\n")
-    program = ["{args.python}", "-m", "apache_beam.examples.wordcount"]
+    program = ["{args.python}", *WORDCOUNT[1:]]
     step = {
         "run": [*program, "--input", "{inputs.text}", "--output", "{outputs.counts}/part"],
         "args": {"python": python},
@@ -308,3 +314,22 @@ def test_a_stopped_step_leaves_no_worker(tmp_path: Path, python: str, mode: str,
         process.kill()
     assert (ended.code, ended.record["class"]) == {"timeout": (124, "timeout"), "terminated": (143, "terminated")}[end]
     assert marked(tmp_path) == {} and not os.path.exists(f"/proc/{here}/exe")
+
+
+@pytest.mark.engine
+@pytest.mark.xdist_group("image")
+def test_beams_own_wordcount_runs_unmodified_in_our_image(tmp_path: Path, beam_image: str) -> None:
+    """As a `run` step that names no image: it gets the variant that it needs."""
+    (tmp_path / "text").write_text("two one two\n")
+    step = {
+        "run": [*WORDCOUNT, "--input", "{inputs.text}", "--output", "{outputs.counts}/part"],
+        "inputs": {"text": str(tmp_path / "text")},
+        "outputs": ["counts"],
+        "backend": "direct",
+    }
+    path = helpers.config(tmp_path, code=None, steps={"a": step})
+    ended = helpers.run("run", "--config", str(path), "--backend", "docker", "--run-id", "r", cwd=tmp_path, timeout=120)
+    assert ended.code == 0, ended.errors
+    (found,) = (tmp_path / "store/runs/r/a/1/out/counts").iterdir()
+    assert sorted(found.read_text().splitlines()) == ["one: 1", "two: 2"]
+    assert json.loads((tmp_path / "store/runs/r/a/1/replay.json").read_text())["image"] == beam_image
