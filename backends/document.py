@@ -190,6 +190,8 @@ def _yaml_events(text: str) -> Iterator[Event]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(filter(None, (error.context, error.problem)))
+        if "nesting depth" in what:  # newer versions of libyaml have a limit of their own, beyond ours
+            raise _Bad(_TOO_DEEP, (mark.line + 1, mark.column + 1) if mark else None) from error
         raise _Bad(f"not valid YAML: {what}", (mark.line + 1, mark.column + 1) if mark else None) from error
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else 1
