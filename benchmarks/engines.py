@@ -19,7 +19,7 @@ from benchmarks.start import LAUNCH
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples/flights"
-YEARS = {"beam": 7, "spark": 150}  # copies of the flights of 2013, for a job of 30 s and more on 2 cores
+YEARS = {"beam": 6, "spark": 16}  # copies of the flights of 2013, for a job of 30 s and more on 2 cores
 ROUNDS = 3
 
 BARE = {
