@@ -316,6 +316,7 @@ def test_a_stopped_step_leaves_no_worker(tmp_path: Path, python: str, mode: str,
     assert marked(tmp_path) == {} and not os.path.exists(f"/proc/{here}/exe")
 
 
+@pytest.mark.timeout(600)  # it may have the image to build
 @pytest.mark.engine
 @pytest.mark.xdist_group("image")
 def test_beams_own_wordcount_runs_unmodified_in_our_image(tmp_path: Path, beam_image: str) -> None:

