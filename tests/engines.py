@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -21,6 +22,9 @@ def _find(modules: tuple[str, ...]) -> tuple[str, str]:
     python = os.environ.get("ZEN_RUNNER_TEST_ENGINES_PYTHON") or str(ROOT / ".venv-engines" / "bin" / "python")
     if not os.access(python, os.X_OK):
         return "", f"no Python with {', '.join(modules)}: {python} is not there; `make .venv-engines/.made` builds it"
+    home = os.environ.get("JAVA_HOME")
+    if "pyspark" in modules and shutil.which(f"{home}/bin/java" if home else "java") is None:
+        return "", "no JVM for Spark: install a JRE, 17 or later"
     code = f"import importlib.util\nassert all(map(importlib.util.find_spec, {modules!r}))"
     done = subprocess.run([python, "-c", code], capture_output=True, check=False)
     return (python, "") if done.returncode == 0 else ("", f"{python} has not all of {', '.join(modules)}")
