@@ -183,9 +183,9 @@ def keep_events(store: Store, attempt: records.Attempt, scratch: str) -> list[st
     kept = []
     for above, _, names in os.walk(folder):
         for name in sorted(names):
-            if name.endswith(".crc"):
-                continue
             path = os.path.join(above, name)
+            if name.endswith(".crc") or os.path.islink(path) or not os.path.isfile(path):
+                continue  # the step can write here, too: a pipe would be read for ever
             key = f"{attempt.prefix}/{EVENTS}/{os.path.relpath(path, folder)}"
             store.upload(key, path)
             kept.append(key)

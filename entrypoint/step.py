@@ -784,7 +784,7 @@ class StepAttempt:
         if self._engine == "spark":
             try:
                 record["event_log"] = engines.keep_events(self.run.store, self._attempt, self._scratch)
-            except ZenRunnerError as error:  # the result doesn't hang on it
+            except (ZenRunnerError, OSError) as error:  # the result doesn't hang on it
                 record["event_log_lost"] = str(error)
 def visible_gpus(run: Run, step: str) -> tuple[str | None, bool]:
     """Return what limits the GPUs that a step may see, and whether its config says so itself and keeps it so.

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backends import resolve
+from backends import records, resolve
 from backends.errors import ConfigError
 from backends.orchestrator.docker import OrchestratorDockerBackend
+from backends.store import open_store
+from entrypoint import engines
 
 KINDS: dict[str, dict[str, Any]] = {
     "call": {"call": "m:f"},
@@ -89,3 +93,16 @@ def test_inputs_outputs_and_args_of_a_beam_step_may_share_names() -> None:
     assert resolved({**KINDS["beam"], **step})["steps"]["only"]["args"] == {"table": 1}
     assert "'table' is also an input" in problems({**KINDS["call"], **step})
     assert "can't be a function's argument" in problems({**KINDS["spark"], "args": {"not-a-name": 1}})
+
+
+def test_only_files_of_an_event_log_are_kept(tmp_path: Path) -> None:
+    """The step can write to that directory: a pipe would hold up the supervisor, and a link leads elsewhere."""
+    log = tmp_path / "scratch/spark-events/log"
+    log.mkdir(parents=True)
+    (log / "events_1").write_text("{}")
+    (log / ".events_1.crc").write_text("x")
+    os.mkfifo(log / "pipe")
+    (log / "link").symlink_to("/etc/hostname")
+    store = open_store(str(tmp_path / "store"))
+    kept = engines.keep_events(store, records.Attempt(store, "r", "a", 1, "token"), str(tmp_path / "scratch"))
+    assert kept == ["runs/r/a/1/spark-events/log/events_1"]
