@@ -32,8 +32,9 @@ $(ENGINES)/.made: tests/engines.txt
 run: $(VENV)/.run ## the penguins pipeline: real data, a process a step, no Docker
 	$(BIN)/zen-runner run --config examples/penguins/pipeline.yaml
 
-lint: $(VENV)/.dev ## ruff and mypy --strict
+lint: $(VENV)/.dev ## ruff, its formatter and mypy --strict
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 test: lint $(ENGINES)/.made ## all tests but the minutes-long ones

@@ -35,12 +35,7 @@ class Rule:
 
     def allows(self, name: str) -> bool:
         """Tell whether the platform takes a name as it is."""
-        return (
-            0 < len(name) <= self.limit
-            and name[0] in self.first
-            and name[-1] in self.last
-            and self.inner.issuperset(name)
-        )
+        return 0 < len(name) <= self.limit and name[0] in self.first and name[-1] in self.last and self.inner.issuperset(name)
 
 
 DNS_LABEL = Rule(63, LOWER + DIGITS + "-", LOWER, LOWER + DIGITS)

@@ -907,7 +907,6 @@ class _Resolver:
                     self.report(path, f"{shown}: no arg {'.'.join(rest[: index + 1])!r}{hint}")
                 return
 
-
     # -- foreach -------------------------------------------------------------------------------------------------------
 
     def _read_foreach(self) -> None:

@@ -64,9 +64,7 @@ BATCH = Limits(
     as_json=True,
     source="Amazon ECS API, RunTask, `overrides`: 8,192 characters in all, JSON's own included",
 )
-KUBERNETES = Limits(
-    "a container's environment", ENV_LIMIT, mount=1_048_576, source='execve(2); Kubernetes, "ConfigMaps", 1 MiB'
-)
+KUBERNETES = Limits("a container's environment", ENV_LIMIT, mount=1_048_576, source='execve(2); Kubernetes, "ConfigMaps", 1 MiB')
 EC2 = Limits("EC2 user data", 16_384, source='Amazon EC2, "Run commands when you launch an instance": 16 KB before base64')
 GCE = Limits("a metadata value", 262_144, total=524_288, source='Compute Engine, "About VM metadata": 256 KB, 512 KB in all')
 

@@ -41,9 +41,7 @@ def _c_halves() -> tuple[Any, Any] | None:
 
         _json: Any = json_c  # its stub describes less than it does
         scan = _json.make_scanner(_Scanner)
-        encode = _json.make_encoder(
-            None, _reject, _json.encode_basestring_ascii, None, ":", ",", True, False, False
-        )
+        encode = _json.make_encoder(None, _reject, _json.encode_basestring_ascii, None, ":", ",", True, False, False)
         if "".join(encode({"a": [1, 2.5, None, "é"]}, 0)) != '{"a":[1,2.5,null,"\\u00e9"]}' or scan("[1]", 0) != ([1], 3):
             return None
         return scan, encode
@@ -66,9 +64,7 @@ def dumps(value: Any) -> str:
     if _HALVES is None:
         import json
 
-        return json.dumps(
-            value, sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False, default=_reject
-        )
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False, default=_reject)
     return "".join(_HALVES[1](value, 0))
 
 

@@ -52,9 +52,7 @@ def first_byte(argv: Sequence[str], env: Mapping[str, str] | None = None, cwd: s
     return seconds
 
 
-def ratio(
-    name: str, ours: Callable[[], float], base: Callable[[], float], budget: float, rounds: int, warmup: int = 2
-) -> Figure:
+def ratio(name: str, ours: Callable[[], float], base: Callable[[], float], budget: float, rounds: int, warmup: int = 2) -> Figure:
     """Measure both in turn and return the median of the pairwise ratios.
 
     Args:

@@ -907,9 +907,7 @@ def _step_log(store: Store, run: str, step: str, follow: bool, ended: Callable[[
         time.sleep(0.5)
 
 
-def _all_logs(
-    store: Store, run: str, follow: bool, ended: Callable[[], bool], only: Sequence[str] | None = None
-) -> int:
+def _all_logs(store: Store, run: str, follow: bool, ended: Callable[[], bool], only: Sequence[str] | None = None) -> int:
     """Write every step's log to stdout, each line behind its step's name; when following, side by side as they come."""
     import threading
     import time

@@ -190,4 +190,3 @@ def keep_events(store: Store, attempt: records.Attempt, scratch: str) -> list[st
             store.upload(key, path)
             kept.append(key)
     return sorted(kept)
-

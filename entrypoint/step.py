@@ -773,7 +773,6 @@ class StepAttempt:
         _remove(self._scratch)
         return record
 
-
     def _add_engine(self, record: Record) -> None:
         """Add what the engine counted, and keep Spark's event log."""
         from entrypoint import engines
@@ -786,6 +785,8 @@ class StepAttempt:
                 record["event_log"] = engines.keep_events(self.run.store, self._attempt, self._scratch)
             except (ZenRunnerError, OSError) as error:  # the result doesn't hang on it
                 record["event_log_lost"] = str(error)
+
+
 def visible_gpus(run: Run, step: str) -> tuple[str | None, bool]:
     """Return what limits the GPUs that a step may see, and whether its config says so itself and keeps it so.
 

@@ -136,9 +136,7 @@ class OrchestratorFakeBackend(OrchestratorRemoteBackend):
     def mounts(self) -> list[str]:
         return ["/"] if self.seen is None else self.seen
 
-    def render(
-        self, config: Mapping[str, Any], run_id: str = "RUN", done: Collection[str] = frozenset()
-    ) -> list[dict[str, Any]]:
+    def render(self, config: Mapping[str, Any], run_id: str = "RUN", done: Collection[str] = frozenset()) -> list[dict[str, Any]]:
         carried = self.carry(config)
         steps = config["steps"]
         return [

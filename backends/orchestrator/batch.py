@@ -232,9 +232,7 @@ class OrchestratorBatchBackend(OrchestratorRemoteBackend):
 
     # -- render -----------------------------------------------------------------------------------------------------------
 
-    def render(
-        self, config: Mapping[str, Any], run_id: str = "RUN", done: Collection[str] = frozenset()
-    ) -> list[Document]:
+    def render(self, config: Mapping[str, Any], run_id: str = "RUN", done: Collection[str] = frozenset()) -> list[Document]:
         """Return the requests: the job definitions, then the jobs, each after those it depends on.
 
         A definition is ``{"api": "RegisterJobDefinition", "request"}``, a job ``{"api": "SubmitJob", "job", "request"}``, where
@@ -382,9 +380,7 @@ class OrchestratorBatchBackend(OrchestratorRemoteBackend):
 class _Plan:
     """The requests for one config."""
 
-    def __init__(
-        self, backend: OrchestratorBatchBackend, config: Mapping[str, Any], run_id: str, done: frozenset[str]
-    ) -> None:
+    def __init__(self, backend: OrchestratorBatchBackend, config: Mapping[str, Any], run_id: str, done: frozenset[str]) -> None:
         self._backend = backend
         self._config = config
         self._run = run_id
@@ -499,9 +495,7 @@ class _Plan:
             self._defined[key] = self._make_definition(job, image, resources, secrets)
         return self._defined[key]
 
-    def _make_definition(
-        self, job: str, image: str, resources: Mapping[str, str], secrets: list[dict[str, str]]
-    ) -> str:
+    def _make_definition(self, job: str, image: str, resources: Mapping[str, str], secrets: list[dict[str, str]]) -> str:
         backend = self._backend
         container: Document = {
             "image": image,

@@ -280,9 +280,7 @@ class _Beam:
         problem: why it is of no use any more.
     """
 
-    def __init__(
-        self, spec: Mapping[str, Any], store: Store, run: str, wake: Callable[[], None], patience: float
-    ) -> None:
+    def __init__(self, spec: Mapping[str, Any], store: Store, run: str, wake: Callable[[], None], patience: float) -> None:
         self.reached: deque[str] = deque()
         self.over = self.died = False
         self.problem: ZenRunnerError | None = None

@@ -114,9 +114,7 @@ class OrchestratorDockerBackend(ClientDrivenBackend):
             for step in graph.order(parents)
         ]
 
-    def make_launcher(
-        self, config: Mapping[str, Any], run_id: str, store: Store, output: Output | None = None
-    ) -> Launcher:
+    def make_launcher(self, config: Mapping[str, Any], run_id: str, store: Store, output: Output | None = None) -> Launcher:
         return DockerLauncher(self, config, run_id, store, output)
 
     def cleanup(self, handle: Mapping[str, Any]) -> None:
@@ -278,9 +276,7 @@ def local_path(url: str) -> str | None:
 
 def _is_covered(path: str, mounts: list[dict[str, Any]], resolve: Callable[[str], str]) -> bool:
     """Tell whether a path is seen through one of the mounts already, even where a part of it is a link."""
-    return any(
-        _is_below(path, mount["Target"]) and _is_below(resolve(path), resolve(mount["Source"])) for mount in mounts
-    )
+    return any(_is_below(path, mount["Target"]) and _is_below(resolve(path), resolve(mount["Source"])) for mount in mounts)
 
 
 def _is_below(path: str, folder: str) -> bool:

@@ -457,9 +457,7 @@ class Wait:
         }
         if ended:
             records.write_run(watch.store, watch.run, head)
-        skipped = {
-            step: picture.because(step, watch.parents) for step, state in picture.states.items() if state == SKIPPED
-        }
+        skipped = {step: picture.because(step, watch.parents) for step, state in picture.states.items() if state == SKIPPED}
         order = list(watch.config["steps"])
         steps = {step: picture.records[step] for step in order if step in picture.records}
         summary = {**head, "resumed": list(self._resumed), "steps": steps, "skipped": skipped}

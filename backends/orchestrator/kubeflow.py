@@ -127,9 +127,7 @@ class OrchestratorKubeFlowBackend(OrchestratorRemoteBackend):
         self.startup_timeout = startup_timeout
         self.deadline = deadline
 
-    def render(
-        self, config: Mapping[str, Any], run_id: str = "RUN", done: Collection[str] = frozenset()
-    ) -> list[dict[str, Any]]:
+    def render(self, config: Mapping[str, Any], run_id: str = "RUN", done: Collection[str] = frozenset()) -> list[dict[str, Any]]:
         """Return the pipeline's spec and, if it needs one, the platform's: the documents of the file that Kubeflow takes.
 
         Args:
@@ -226,9 +224,7 @@ class _Recipe:
         done: the steps that are left out.
     """
 
-    def __init__(
-        self, backend: OrchestratorKubeFlowBackend, config: Mapping[str, Any], run: str, done: Collection[str]
-    ) -> None:
+    def __init__(self, backend: OrchestratorKubeFlowBackend, config: Mapping[str, Any], run: str, done: Collection[str]) -> None:
         self._backend = backend
         self._config = config
         self._run = run
@@ -490,9 +486,7 @@ class _Server:
         space = {"namespace": self._backend.namespace} if self._backend.namespace else {}
 
         def find() -> str:
-            known = experiments.experiment_service_list_experiments(
-                filter=_named(name), _request_timeout=self._timeout, **space
-            )
+            known = experiments.experiment_service_list_experiments(filter=_named(name), _request_timeout=self._timeout, **space)
             if known.experiments:
                 return str(known.experiments[0].experiment_id)
             made = experiments.experiment_service_create_experiment(

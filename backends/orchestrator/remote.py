@@ -142,9 +142,7 @@ class OrchestratorRemoteBackend(OrchestratorBaseBackend):
     # -- what a backend says --------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def render(
-        self, config: Mapping[str, Any], run_id: str = "RUN", done: Collection[str] = frozenset()
-    ) -> list[dict[str, Any]]:
+    def render(self, config: Mapping[str, Any], run_id: str = "RUN", done: Collection[str] = frozenset()) -> list[dict[str, Any]]:
         """Return the documents that this backend hands to its platform; pure, offline and deterministic.
 
         Args:
@@ -203,9 +201,7 @@ class OrchestratorRemoteBackend(OrchestratorBaseBackend):
         url = f"{config['store'].rstrip('/')}/configs/{wire.sha256(data)}.json"
         return transport.carry(data, self.limits, url, used=used, copies=copies)
 
-    def environment(
-        self, carried: Carried, config: Mapping[str, Any], step: str, run_id: str, path: str = ""
-    ) -> dict[str, str]:
+    def environment(self, carried: Carried, config: Mapping[str, Any], step: str, run_id: str, path: str = "") -> dict[str, str]:
         """Return the variables of the container contract.
 
         Args:
@@ -237,9 +233,7 @@ class OrchestratorRemoteBackend(OrchestratorBaseBackend):
         """
         return self._hand_over(config, run_id, store, lambda: False)
 
-    def _hand_over(
-        self, config: Mapping[str, Any], run_id: str, store: Store, stop_requested: Callable[[], bool]
-    ) -> Handle:
+    def _hand_over(self, config: Mapping[str, Any], run_id: str, store: Store, stop_requested: Callable[[], bool]) -> Handle:
         from tempfile import TemporaryDirectory
 
         records.check_run_id(run_id)

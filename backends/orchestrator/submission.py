@@ -1,8 +1,8 @@
 """How a run comes to its platform, once, whoever submits it, how often, and whoever is killed meanwhile.
 
-    runs/<run>/handle.json      what was submitted, and what the platform calls it: a conditional create
-    runs/<run>/submit.<n>.json  who took over the submission as the n-th, from the second on: a conditional create
-    runs/<run>/cancel.json      the run was asked to stop
+runs/<run>/handle.json      what was submitted, and what the platform calls it: a conditional create
+runs/<run>/submit.<n>.json  who took over the submission as the n-th, from the second on: a conditional create
+runs/<run>/cancel.json      the run was asked to stop
 """
 
 from __future__ import annotations

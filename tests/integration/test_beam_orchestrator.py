@@ -268,9 +268,7 @@ def test_a_python_without_beam_is_the_wrong_place(tmp_path: Path) -> None:
         ({"runner": "NoRunner", "options": {"environment_type": "LOOPBACK"}}, "Unexpected pipeline runner: NoRunner"),
     ],
 )
-def test_what_beam_does_not_take_is_one_clear_error(
-    tmp_path: Path, python: str, args: dict[str, Any], complaint: str
-) -> None:
+def test_what_beam_does_not_take_is_one_clear_error(tmp_path: Path, python: str, args: dict[str, Any], complaint: str) -> None:
     config = write(tmp_path, FORK)
     ended = helpers.run(*arguments(config, block(**args)), cwd=tmp_path, ZEN_RUNNER_PYTHON=python, MARK=str(tmp_path))
     assert ended.code == 78 and complaint in ended.record["message"]

@@ -479,9 +479,7 @@ def test_last_words_go_to_all_three_places(tmp_path: Path) -> None:
     log = tmp_path / "termination-log"
     log.write_text("older words, longer than what comes" * 100)
     path = one(tmp_path, run=[SH, "-c", "printf 'no newline' >&2; exit 5"])
-    done = run(
-        "--config", str(path), "--step", "s", cwd=tmp_path, ZEN_RUNNER_RUN_ID="r", ZEN_RUNNER_TERMINATION_LOG=str(log)
-    )
+    done = run("--config", str(path), "--step", "s", cwd=tmp_path, ZEN_RUNNER_RUN_ID="r", ZEN_RUNNER_TERMINATION_LOG=str(log))
     assert done.stderr.startswith(b"no newline\n{")
     assert done.record == json.loads(log.read_text())
     stored = results(tmp_path, "r", "s")[0]
@@ -494,9 +492,7 @@ def test_last_words_fit_the_termination_message(tmp_path: Path) -> None:
     log = tmp_path / "termination-log"
     log.touch()
     write(tmp_path, mod_py="def run():\n    print('ü' * 50000)\n    raise ValueError('ä\\u2028\\x00' * 50000)\n")
-    done = run(
-        "--config", str(one(tmp_path, call="mod:run")), "--step", "s", cwd=tmp_path, ZEN_RUNNER_TERMINATION_LOG=str(log)
-    )
+    done = run("--config", str(one(tmp_path, call="mod:run")), "--step", "s", cwd=tmp_path, ZEN_RUNNER_TERMINATION_LOG=str(log))
     assert done.code == 1
     assert len(log.read_bytes()) <= 4096
     assert len(done.stderr.splitlines(keepends=True)[-1]) <= 4096

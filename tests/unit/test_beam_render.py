@@ -113,7 +113,7 @@ def test_a_step_is_taken_when_its_parents_ended_and_beam_came_to_it() -> None:
 
 
 def test_the_reason_of_a_failed_step_is_found_in_a_runners_traceback() -> None:
-    text = "Pipeline failed in state FAILED: Traceback\n  File \"x\"\n"
+    text = 'Pipeline failed in state FAILED: Traceback\n  File "x"\n'
     text += "RuntimeError: zen-runner: step 'a' failed [while running 'last step']"
     assert beam_dag.first_line(RuntimeError(text)) == "step 'a' failed"
     assert beam_dag.first_line(ValueError("two\nlines")) == "ValueError: two"

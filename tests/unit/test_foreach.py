@@ -131,7 +131,7 @@ def test_two_items_may_be_alike_and_an_item_may_be_anything() -> None:
 
 
 def test_names_of_items_are_no_names_of_steps() -> None:
-    found = problems('version: 1\nsteps:\n  item: {run: [p]}\n  a.0: {run: [p]}\n')
+    found = problems("version: 1\nsteps:\n  item: {run: [p]}\n  a.0: {run: [p]}\n")
     assert found[0].endswith("steps.item: a step can't be called item, which placeholders begin with; choose another name")
     assert "'a.0' is not a step's name" in found[1]
 

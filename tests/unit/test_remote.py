@@ -155,9 +155,7 @@ class TestSubmit:
         with pytest.raises(DuplicateError, match=f"process {os.getpid()} on"):
             BACKEND.submit(config, "r", place.store)
 
-    def test_one_that_is_silent_elsewhere_is_taken_over_and_told_so(
-        self, place: Place, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_one_that_is_silent_elsewhere_is_taken_over_and_told_so(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         config = place.config(in_a_row(3))
         monkeypatch.setattr(submission, "SILENT", 0.0)
         original = OrchestratorFakeBackend._submit
@@ -342,9 +340,7 @@ class TestFollow:
         assert BACKEND.status(handle)["steps"]["b"] == "running"
         assert BACKEND.status({**handle, "store": str(place.folder / "nowhere")})["state"] == UNKNOWN
 
-    def test_what_the_platform_has_forgotten_is_told_by_the_store(
-        self, place: Place, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_what_the_platform_has_forgotten_is_told_by_the_store(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         retry = {"limit": 1, "on": ["user"]}
         after = {"c": {"run": ["true"], "after": ["b"]}, "d": {"run": ["false"], "retry": retry}}
         config = place.config({"a": {"run": ["true"]}, "b": {"run": ["false"]}, **after})
