@@ -11,14 +11,15 @@ from abc import ABC, abstractmethod
 
 from backends import registry, wire
 from backends.errors import ConfigError, InfraError, Problem
+from backends.text import did_you_mean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any, ClassVar, Self
 
-    from backends.orchestrator.driver import Launcher, Report
-    from backends.store import Store
+    from backends.orchestrator.driven.launcher import Launcher, Report
+    from backends.store.base import Store
 
 
 class BaseBackend(ABC):
@@ -184,8 +185,7 @@ class OrchestratorBaseBackend(BaseBackend):
         """
         import time
 
-        from backends import records
-        from backends.store import open_store
+        from backends.store import open_store, records
 
         told, sighted = False, time.monotonic()
         while (status := self.status(handle))["state"] not in (SUCCEEDED, FAILED, CANCELLED):
@@ -285,7 +285,7 @@ def _title(cls: type[BaseBackend]) -> str:
 
 
 def _hint(name: str, known: list[str]) -> str:
-    return f"{registry.did_you_mean(name, known)}; it takes {', '.join(known) or 'none'}"
+    return f"{did_you_mean(name, known)}; it takes {', '.join(known) or 'none'}"
 
 
 def _wrong_types(cls: type[BaseBackend], args: dict[str, Any]) -> list[Problem]:

@@ -13,16 +13,17 @@ from __future__ import annotations
 import sys
 
 from backends.errors import ConfigError, Problem
+from backends.text import did_you_mean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from typing import Any
 
     from backends.base import BaseBackend
 
-GROUP = "zen_runner.backends"
 
+GROUP = "zen_runner.backends"
 BUILTIN = {
     "orchestrator.local": "backends.orchestrator.local:OrchestratorLocalBackend",
     "orchestrator.docker": "backends.orchestrator.docker:OrchestratorDockerBackend",
@@ -33,7 +34,6 @@ BUILTIN = {
     "processing.spark": "backends.processing.spark:ProcessingSparkBackend",
     "training.local": "backends.training.local:TrainingLocalBackend",
 }
-
 _ROLE_BASES = {
     "orchestrator": "OrchestratorBaseBackend",
     "processing": "ProcessingBaseBackend",
@@ -139,14 +139,6 @@ def load(block: Mapping[str, Any], role: str | None = None) -> BaseBackend:
     if role is not None and kind != role:
         raise _error("type", f"a backend of type {role} is needed here, not {kind}")
     return class_of(kind, source)(**args)  # type: ignore[arg-type]
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'x'?)`` for the nearest known word, or an empty string."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(word, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _module(source: str, name: str) -> Any:

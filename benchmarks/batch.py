@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from backends.orchestrator.batch import OrchestratorBatchBackend
-from backends.store import Store, open_store
+from backends.store import open_store
+from backends.store.base import Store
 from benchmarks.measure import Figure, ratio
 from tests.emulators.faulty_proxy import faulty_proxy
 from tests.emulators.moto_batch import BUCKET, QUEUE, MotoBatch, moto_batch

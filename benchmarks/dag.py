@@ -97,9 +97,10 @@ def floor(size: int, folder: str) -> float:
 
 def measure(size: int, shape: str, where: str) -> dict[str, Any]:
     """Drive one pipeline in this process, its store in the directory ``where``, and return its figures."""
-    from backends import records
-    from backends.orchestrator.driver import drive
-    from backends.store import Store, open_store
+    from backends.orchestrator.driven.driver import drive
+    from backends.process import utc
+    from backends.store import claims, open_store
+    from backends.store.base import Store
 
     class NullLauncher:
         """Claims and finishes at once; nothing runs in between."""
@@ -109,8 +110,8 @@ def measure(size: int, shape: str, where: str) -> dict[str, Any]:
             self.over: list[dict[str, object]] = []
 
         def start(self, step: str, memory: int | None) -> None:
-            attempt = records.claim(self.store, self.run, step, {})
-            now = records.utc()
+            attempt = claims.claim(self.store, self.run, step, {})
+            now = utc()
             record: dict[str, object] = {
                 "version": 1,
                 "run": self.run,

@@ -49,7 +49,7 @@ def after_a_change() -> float:
         for file in ("docker-bake.hcl", ".dockerignore", "pyproject.toml", "LICENSE"):
             shutil.copy(ROOT / file, copy)
         subprocess.run([copy / "images/build"], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        with (copy / "entrypoint/step.py").open("a") as module:
+        with (copy / "entrypoint/runtime/attempt.py").open("a") as module:
             module.write(f"# {time.time_ns()}\n")
         return wall([str(copy / "images/build")])
 

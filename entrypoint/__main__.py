@@ -33,27 +33,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command_line(arguments)
     config, step = found
     from backends.errors import ZenRunnerError
-    from entrypoint.load import find, load
+    from entrypoint.runtime.load import find, load
 
     try:
         resolved, sha = load(find(config, os.environ), environ=os.environ)
     except ZenRunnerError as error:
-        from entrypoint.cli import refuse
+        from entrypoint.cli.verbs.run import refuse
 
         return refuse(error, step)
-    from entrypoint.step import run_step
+    from entrypoint.runtime.one_step import run_step
 
     return run_step(resolved, sha, step, None, os.environ)
 
 
 def _worker(arguments: list[str]) -> int:
     from backends.errors import ZenRunnerError
-    from entrypoint.workers import run
+    from entrypoint.runtime.workers import run
 
     try:
         run(arguments, os.environ)
     except ZenRunnerError as error:
-        from entrypoint.cli import refuse
+        from entrypoint.cli.verbs.run import refuse
 
         return refuse(error, None)
 

@@ -20,9 +20,11 @@ from typing import Any
 
 from backends import graph, names, outcome
 from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, SUCCEEDED
-from backends.orchestrator.remote import WHOLE, Fault, OrchestratorRemoteBackend, Seen, call
-from backends.store import Store
-from backends.transport import Limits
+from backends.config.transport import Limits
+from backends.orchestrator.remote.backend import OrchestratorRemoteBackend
+from backends.orchestrator.remote.calls import Fault, call
+from backends.orchestrator.remote.platform import WHOLE, Seen
+from backends.store.base import Store
 from tests import helpers
 
 LIVES = 60.0  # seconds; a job that nobody ended ends itself

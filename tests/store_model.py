@@ -8,7 +8,7 @@ from collections.abc import Callable
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from backends.store import Store
+from backends.store.base import Store
 
 PARTS = st.sampled_from(["a", "b", "é ü", "x%2F", "c.json", "#?&+", ".d"])
 # Objects at two depths whose names can't meet: nothing is both an object and a folder on a disk.

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from backends import graph, wire
 from backends.errors import ConfigError, Problem, UsageError
-from backends.orchestrator.client import ClientDrivenBackend, end_orphans
+from backends.orchestrator.driven.backend import ClientDrivenBackend, end_orphans
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from backends.orchestrator.driver import Launcher
-    from backends.store import Store
+    from backends.orchestrator.driven.launcher import Launcher
+    from backends.store.base import Store
 
 
 class OrchestratorLocalBackend(ClientDrivenBackend):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from backends.base import ProcessingBaseBackend
-from backends.beam_options import as_flags, problems_of
 from backends.errors import ConfigError, Problem
+from backends.processing.beam_options import as_flags, problems_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

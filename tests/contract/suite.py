@@ -24,10 +24,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backends import records, registry, wire
+from backends import registry, wire
 from backends.base import STATES, BaseBackend, OrchestratorBaseBackend
 from backends.errors import ConfigError, UsageError
-from backends.store import open_store
+from backends.store import open_store, records
+from backends.store.logs import log_chunks
 from tests import helpers
 from tests.unit.test_arrows import SDKS
 
@@ -238,7 +239,7 @@ class OrchestratorContract(BackendContract):
         assert {name: record["class"] for name, record in summary["steps"].items()} == {"make": "success", "copy": "success"}
         store = open_store(str(tmp_path / "store"))
         assert store.get(summary["steps"]["copy"]["outputs"]["twice"]["key"]) == b"it works\nit works\n"
-        assert b"".join(records.log_chunks(store, "r", "copy")) == b"copied\n"
+        assert b"".join(log_chunks(store, "r", "copy")) == b"copied\n"
         assert records.results(store, "r") == summary["steps"]
 
     def test_a_failing_step_gives_the_run_its_exit_status(self, tmp_path: Path) -> None:

@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from backends import records, wire
+from backends import wire
 from backends.errors import InfraError, ZenRunnerError
-from backends.orchestrator import remote
 from backends.orchestrator.batch import OrchestratorBatchBackend
-from backends.store import Store, open_store
+from backends.orchestrator.remote import calls
+from backends.store import open_store, records
+from backends.store.base import Store
 from tests import helpers
 from tests.emulators.faulty_proxy import FaultyProxy, faulty_proxy
 from tests.emulators.moto_batch import BUCKET, QUEUE, MotoBatch, moto_batch
@@ -111,7 +112,7 @@ class Pipeline:
         """Return what submits it from this process: the backend, the resolved config, the store."""
         for name, value in self.environ.items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(remote, "sleep", lambda seconds: time.sleep(min(seconds, 0.05)))
+        monkeypatch.setattr(calls, "sleep", lambda seconds: time.sleep(min(seconds, 0.05)))
         ended = helpers.run("resolve", "--config", str(self.path), "--output", "json", cwd=self.path.parent, **self.environ)
         assert ended.code == 0, ended.errors
         backend = OrchestratorBatchBackend(queue=QUEUE)
@@ -142,9 +143,9 @@ class Pipeline:
         return [job for job in details if self.store_url + "/" in json.dumps(job["container"]["environment"]) or self._mine(job)]
 
     def _mine(self, job: dict[str, Any]) -> bool:
-        from backends.orchestrator.batch import _prefix
+        from backends.orchestrator.batch.render import prefix
 
-        return any(job["jobName"].startswith(_prefix(self.store_url, "r", number)) for number in (1, 2, 3))
+        return any(job["jobName"].startswith(prefix(self.store_url, "r", number)) for number in (1, 2, 3))
 
 
 def python(code: str) -> list[str]:

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends import artifacts, records
-from backends.store import Store, open_store
+from backends.store import artifacts, claims, open_store, records
+from backends.store.base import Store
 
 STEPS = ["a", "b"]
 CALLS = ["open", "write", "read", "close", "rename", "link", "unlink", "mkdir", "rmdir", "listdir", "scandir", "stat", "lstat"]
@@ -26,8 +26,8 @@ KILLED = 9
 def run_step(store: Store, step: str, say: Callable[[str], None]) -> None:
     """Do what a supervisor does for a step: claim, log, outputs, result."""
     try:
-        attempt = records.claim(store, "r", step, {})
-    except records.AlreadyDone:
+        attempt = claims.claim(store, "r", step, {})
+    except claims.AlreadyDone:
         return
     say(f"begin {step}")
     store.put(f"{attempt.prefix}/log/000001.txt", f"log of {step}\n".encode())

@@ -13,12 +13,15 @@ from typing import Any
 import boto3
 import pytest
 
-from backends import records, shipping, wire
+from backends import wire
 from backends.errors import ConfigError, InfraError, PlacementError
-from backends.orchestrator import remote
 from backends.orchestrator.kubeflow import OrchestratorKubeFlowBackend
-from backends.store import Store, open_store
-from entrypoint.load import Source, load
+from backends.orchestrator.remote import calls
+from backends.shipping.shipment import ship, upload
+from backends.store import open_store, records
+from backends.store.base import Store
+from backends.store.logs import log_chunks
+from entrypoint.runtime.load import Source, load
 from tests import helpers
 from tests.emulators import kfp_local
 from tests.emulators.kfp_api import KfpApi
@@ -67,8 +70,8 @@ def execute(
 ) -> tuple[int, str, dict[str, dict[str, Any]]]:
     """Ship a config and run what is rendered of it; return the exit status, what kfp printed, and the last records."""
     store = open_store(config["store"])
-    shipment = shipping.ship(config, str(folder))
-    shipping.upload(shipment, store)
+    shipment = ship(config, str(folder))
+    upload(shipment, store)
     ended = kfp_local.run(OrchestratorKubeFlowBackend(parameters=marked).render(shipment.config, run_id), folder, **parameters)
     return ended.returncode, ended.stdout, records.results(store, run_id)
 
@@ -152,7 +155,7 @@ class TestByKfpItself:
         ended = kfp_local.run(list(yaml.safe_load_all(manifest.replace("s3://my-bucket/runs", bucket))), tmp_path)
         assert ended.returncode == 0, ended.stdout
         (run,) = records.runs(open_store(bucket))
-        assert b"".join(records.log_chunks(open_store(bucket), run, "hello")) == b"hello\n"
+        assert b"".join(log_chunks(open_store(bucket), run, "hello")) == b"hello\n"
 
     def test_a_large_config_runs_by_reference(self, tmp_path: Path, bucket: str) -> None:
         noise = "".join(wire.sha256(str(number).encode()) for number in range(80_000))  # 5 MB that don't pack
@@ -192,7 +195,7 @@ def digests(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
 
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[KfpApi]:
-    monkeypatch.setattr(remote, "sleep", lambda seconds: None)
+    monkeypatch.setattr(calls, "sleep", lambda seconds: None)
     monkeypatch.setenv("HOME", str(tmp_path))  # kfp reads ~/.config/kfp/context.json
     # On Kubeflow a store has to be a bucket; to the API it makes no difference.
     monkeypatch.setattr(OrchestratorKubeFlowBackend, "mounts", lambda self: [str(tmp_path)])

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from backends import records, shipping
 from backends.orchestrator.kubeflow import OrchestratorKubeFlowBackend
-from backends.store import open_store
-from entrypoint.load import Source, load
+from backends.shipping.shipment import ship, upload
+from backends.store import open_store, records
+from entrypoint.runtime.load import Source, load
 from tests import helpers
 from tests.emulators import kfp_local
 from tests.emulators.moto_batch import BUCKET, QUEUE, MotoBatch, moto_batch
@@ -67,8 +67,8 @@ def test_penguins(tmp_path: Path, aws: MotoBatch, record_property: Any) -> None:
 
     store = f"s3://{BUCKET}/kubeflow"
     config, _ = load(Source(path.read_bytes(), path.name, str(path.parent)), overrides=[f"store={store}", table], environ={})
-    shipment = shipping.ship(config, str(tmp_path))
-    shipping.upload(shipment, open_store(store))
+    shipment = ship(config, str(tmp_path))
+    upload(shipment, open_store(store))
     ended = kfp_local.run(OrchestratorKubeFlowBackend().render(shipment.config, "r"), tmp_path)
     assert ended.returncode == 0, ended.stdout
     digest["kubeflow"] = digests(store)

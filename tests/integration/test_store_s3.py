@@ -20,9 +20,12 @@ from moto.s3.models import s3_backends
 from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Response
 
-from backends import artifacts, autopsy, records, wire
+from backends import wire
 from backends.errors import ConfigError, DuplicateError, InfraError, InputError, UserError
-from backends.store import Store, open_store
+from backends.store import artifacts, autopsy, claims, digests, open_store, records
+from backends.store.base import Store
+from backends.store.cache import cache_get, cache_put
+from backends.store.logs import log_chunks
 from tests import helpers, store_model
 
 PREFIXES = itertools.count()
@@ -108,7 +111,7 @@ def key_of(store: Store, key: str) -> Any:
     return bucket().keys[f"{store.url.removeprefix('s3://zen-bucket/')}/{key}"]
 
 
-def silence(store: Store, attempt: records.Attempt, seconds: float) -> None:
+def silence(store: Store, attempt: claims.Attempt, seconds: float) -> None:
     for name in ("claim.json", "heartbeat.json"):
         if store.exists(f"{attempt.prefix}/{name}"):
             key_of(store, f"{attempt.prefix}/{name}").last_modified -= datetime.timedelta(seconds=seconds)
@@ -124,37 +127,37 @@ def test_opening_uses_no_network(server: Server) -> None:
 
 
 def test_a_step_s_life_in_a_bucket(store: Store) -> None:
-    first = records.claim(store, "r", "s", {})
+    first = claims.claim(store, "r", "s", {})
     with pytest.raises(DuplicateError, match="attempt 1 is running"):
-        records.claim(store, "r", "s", {})
+        claims.claim(store, "r", "s", {})
     assert first.heartbeat({"usage": {"rss": 7}})
     first.finish({"class": "user", "exit_code": 3})
-    second = records.claim(store, "r", "s", {})
+    second = claims.claim(store, "r", "s", {})
     assert second.number == 2
     second.finish(GOOD)
-    with pytest.raises(records.AlreadyDone):
-        records.claim(store, "r", "s", {})
+    with pytest.raises(claims.AlreadyDone):
+        claims.claim(store, "r", "s", {})
     for number in range(30):
-        records.claim(store, "r", f"t{number}", {}).finish(GOOD)
+        claims.claim(store, "r", f"t{number}", {}).finish(GOOD)
     store.put("runs/r/t0/1/out/result.json", b"{}")
     found = records.results(store, "r")
     assert len(found) == 31
     assert found["s"]["attempt"] == 2
     assert records.runs(store) == ["r"]
-    assert b"".join(records.log_chunks(store, "r", "s")) == b""
+    assert b"".join(log_chunks(store, "r", "s")) == b""
 
 
 def test_silence_is_death_by_the_bucket_s_clock(store: Store, env: pytest.MonkeyPatch) -> None:
     env.setattr(autopsy, "_same_machine", lambda _owner: False)
-    first = records.claim(store, "r", "s", {})
+    first = claims.claim(store, "r", "s", {})
     first.heartbeat({"usage": {"rss": 7}})
     store.put(f"{first.prefix}/log/000001.txt", b"last words\n")
     env.setattr(time, "time", lambda: 4e9)  # this machine's clock is wrong
     silence(store, first, 20)
     with pytest.raises(DuplicateError):
-        records.claim(store, "r", "s", {})
+        claims.claim(store, "r", "s", {})
     silence(store, first, 15)
-    second = records.claim(store, "r", "s", {})
+    second = claims.claim(store, "r", "s", {})
     record = records.result(store, "r", "s", 1)
     assert record is not None
     assert (record["class"], record["usage"], record["log_tail"]) == ("infra", {"rss": 7}, "last words\n")
@@ -171,11 +174,11 @@ def test_the_rest_of_a_dead_one_s_log_is_uploaded(store: Store, tmp_path: Path) 
     (tmp_path / "log").mkdir()
     for number, text in enumerate(("one\n", "two, grown\n", "three\n"), 1):
         (tmp_path / "log" / f"{number:06d}.txt").write_text(text)
-    first = records.claim(store, "r", "s", {"pid_start": "1", "scratch": str(tmp_path)})
+    first = claims.claim(store, "r", "s", {"pid_start": "1", "scratch": str(tmp_path)})
     store.put(f"{first.prefix}/log/000001.txt", b"one\n")
     store.put(f"{first.prefix}/log/000002.txt", b"two")
-    records.claim(store, "r", "s", {})
-    assert b"".join(records.log_chunks(store, "r", "s", 1)) == b"one\ntwo, grown\nthree\n"
+    claims.claim(store, "r", "s", {})
+    assert b"".join(log_chunks(store, "r", "s", 1)) == b"one\ntwo, grown\nthree\n"
     record = records.result(store, "r", "s", 1)
     assert record is not None
     assert record["log_tail"] == "one\ntwo, grown\nthree\n"
@@ -188,7 +191,7 @@ def test_of_many_claims_one_wins(store: Store) -> None:
         own = open_store(store.url)
         gate.wait()
         try:
-            return records.claim(own, "r", "s", {}).number
+            return claims.claim(own, "r", "s", {}).number
         except DuplicateError:
             return "duplicate"
 
@@ -208,7 +211,7 @@ def test_a_claim_whose_answer_was_lost_is_won(store: Store, server: Server) -> N
         return None
 
     server.fault = lose_one
-    assert records.claim(store, "r", "s", {}).number == 1
+    assert claims.claim(store, "r", "s", {}).number == 1
     assert len(lost) == 1
 
 
@@ -242,7 +245,7 @@ def test_artifacts_go_through_a_bucket(store: Store, tmp_path: Path) -> None:
     got = Path(artifacts.fetch(store, file, str(tmp_path / "scratch")))
     assert got.read_bytes() == big
     got = Path(artifacts.fetch(store, tree, str(tmp_path / "scratch")))
-    assert artifacts.digest(str(got)) == tree["digest"] == artifacts.digest(str(folder))
+    assert digests.digest(str(got)) == tree["digest"] == digests.digest(str(folder))
     assert os.access(got / "sub" / "run.sh", os.X_OK) and (got / "sub" / "empty").is_dir()
     store.put("runs/r/s/1/out/d/sub/run.sh", b"#?")
     with pytest.raises(InputError, match=r"input 'table' \(s3://.*expected sha256:.*found sha256:"):
@@ -270,8 +273,8 @@ def test_what_a_foreach_step_wrote_is_gathered_from_a_bucket(store: Store, tmp_p
     numbers = "".join(f"{number}\n" for number in range(20))
     entries = "".join(f"{number:08d}\n" for number in range(20))
     values = wire.dumps(list(range(20)))
-    assert b"".join(records.log_chunks(store, "r", "use")).decode() == f"{numbers}{numbers}{entries}{values}\n"
-    urls = wire.loads(b"".join(records.log_chunks(store, "r", "list")))
+    assert b"".join(log_chunks(store, "r", "use")).decode() == f"{numbers}{numbers}{entries}{values}\n"
+    urls = wire.loads(b"".join(log_chunks(store, "r", "list")))
     assert urls == [store.url_of(f"runs/r/make.{number}/1/out/file") for number in range(20)]
     found = records.results(store, "r")
     assert len(found) == 22
@@ -290,7 +293,7 @@ def test_what_a_step_wrote_by_url_is_adopted(store: Store, tmp_path: Path) -> No
     tree = artifacts.adopt(store, "out/d")
     assert (tree["files"], tree["size"]) == (4, 22)
     got = artifacts.fetch(store, tree, str(tmp_path))
-    assert artifacts.digest(got) == tree["digest"]
+    assert digests.digest(got) == tree["digest"]
     file = artifacts.adopt(store, "out/d/part-0")
     assert (file["kind"], file["size"]) == ("file", 6)
     with pytest.raises(UserError, match="was not written"):
@@ -311,13 +314,13 @@ def test_what_a_step_wrote_by_url_is_adopted(store: Store, tmp_path: Path) -> No
 
 def test_the_cache_works_in_a_bucket(store: Store, tmp_path: Path) -> None:
     (tmp_path / "d").mkdir()
-    attempt = records.claim(store, "r", "s", {})
+    attempt = claims.claim(store, "r", "s", {})
     artifact = artifacts.publish(store, f"{attempt.prefix}/out/d", str(tmp_path / "d"))
     attempt.finish({**GOOD, "outputs": {"d": artifact}})
-    records.cache_put(store, "k", {"run": "r", "step": "s", "attempt": 1})
-    assert records.cache_get(store, "k") == records.good_result(store, "r", "s")
+    cache_put(store, "k", {"run": "r", "step": "s", "attempt": 1})
+    assert cache_get(store, "k") == records.good_result(store, "r", "s")
     store.delete(f"{attempt.prefix}/out/d.tree.json")
-    assert records.cache_get(store, "k") is None
+    assert cache_get(store, "k") is None
 
 
 EVERYTHING: list[Callable[[Store], object]] = [
@@ -459,7 +462,7 @@ def test_urls_without_a_bucket(env: pytest.MonkeyPatch) -> None:
 def test_records_are_the_same_bytes_everywhere(store: Store, tmp_path: Path) -> None:
     local = open_store(str(tmp_path))
     for each in (store, local):
-        records.claim(each, "r", "s", {}).finish(GOOD)
+        claims.claim(each, "r", "s", {}).finish(GOOD)
         records.write_run(each, "r", {"name": "n"})
         records.put_config(each, {"a": 1})
     assert {k for k, _ in store.walk("")} == {k for k, _ in local.walk("")}

@@ -7,20 +7,33 @@ not there when the program runs.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ROLES = ("orchestrator", "processing", "training")
-# What a role's backends share; every other module in a role's package is a concrete backend.
-ROLE_BASES = {
-    "backends.base",
-    *(f"backends.{role}" for role in ROLES),
-    "backends.orchestrator.client",
-    "backends.orchestrator.driver",
-    *(f"backends.orchestrator.{name}" for name in ("remote", "submission", "following")),
+# The rooms of `backends`, lowest floor first. A module imports from its own room and from lower floors; the name of a room is
+# that of its folder, or of a module that stands alone. What is not named here is a plain module on the ground floor.
+FLOORS = (
+    ("ground",),
+    ("store",),
+    ("registry",),
+    ("base",),
+    ("config",),
+    ("shipping",),
+    ("orchestrator.driven", "processing", "training"),
+    ("orchestrator.remote",),
+    ("orchestrator",),  # every backend of it is a room of its own, and none imports another
+)
+# Cycles that are still there, as sets of modules.
+CYCLES = {
+    frozenset({"backends.base", "backends.registry"}),
+    frozenset(f"backends.orchestrator.docker{name}" for name in ("", ".launcher", ".render")),
+    frozenset(f"backends.orchestrator.remote.{name}" for name in ("backend", "submission", "wait", "watch")),
+    frozenset(f"backends.orchestrator.kubeflow{name}" for name in ("", ".api", ".render")),
+    frozenset(f"backends.orchestrator.batch{name}" for name in ("", ".render")),
+    frozenset({"entrypoint.runtime.supervise", "entrypoint.runtime.usage"}),
 }
 # Loaded only where a client is built: with the platform's client the start would take seconds, and its absence would break
 # what does not need it.
@@ -38,7 +51,6 @@ SDKS = {
     "pyspark",
     "requests",
 }
-VOCABULARY, ROLE_BASE, CONCRETE = range(3)
 
 
 def modules() -> dict[str, Path]:
@@ -54,10 +66,21 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def layer(module: str) -> int:
-    if module in ROLE_BASES:
-        return ROLE_BASE
-    return CONCRETE if module.split(".")[1:2] and module.split(".")[1] in ROLES else VOCABULARY
+def room(module: str) -> str:
+    """Return the room that a module of ``backends`` stands in."""
+    parts = module.split(".")[1:]
+    known = {name for floor in FLOORS for name in floor}
+    if ".".join(parts[:2]) in known:
+        return ".".join(parts[:2])
+    if len(parts) > 1 and parts[0] == "orchestrator":
+        return ".".join(parts[:2])
+    return parts[0] if parts and parts[0] in known else "ground"
+
+
+def floor(module: str) -> int:
+    """Return how high a module's room stands; a backend's own room stands on the highest floor."""
+    name = room(module)
+    return next((height for height, names in enumerate(FLOORS) if name in names), len(FLOORS) - 1)
 
 
 def is_type_checking(test: ast.expr) -> bool:
@@ -66,11 +89,14 @@ def is_type_checking(test: ast.expr) -> bool:
     )
 
 
-def imports(source: str, module: str, is_package: bool = False) -> Iterator[tuple[str, bool]]:
-    """Yield the full name of everything that a module imports when it runs, and whether that happens at its import."""
+def imports(source: str, module: str, is_package: bool = False, types: bool = False) -> Iterator[tuple[str, bool]]:
+    """Yield the full name of everything that a module imports when it runs, and whether that happens at its import.
+
+    With ``types`` also what it imports for type checkers alone.
+    """
 
     def visit(node: ast.AST, at_import: bool) -> Iterator[tuple[str, bool]]:
-        if isinstance(node, ast.If) and is_type_checking(node.test):
+        if isinstance(node, ast.If) and is_type_checking(node.test) and not types:
             for statement in node.orelse:
                 yield from visit(statement, at_import)
             return
@@ -92,20 +118,46 @@ def imports(source: str, module: str, is_package: bool = False) -> Iterator[tupl
     return visit(ast.parse(source), True)
 
 
-def imports_of(module: str) -> Iterator[tuple[str, bool]]:
+def imports_of(module: str, types: bool = False) -> Iterator[tuple[str, bool]]:
     path = MODULES[module]
-    return imports(path.read_text(), module, path.name == "__init__.py")
+    return imports(path.read_text(), module, path.name == "__init__.py", types)
+
+
+def cycles(arrows: Mapping[str, Collection[str]]) -> list[set[str]]:
+    """Return the sets of nodes that reach each other, each of more than one node."""
+
+    def reachable(start: str) -> set[str]:
+        seen: set[str] = set()
+        todo = [start]
+        while todo:
+            for name in arrows.get(todo.pop(), ()):
+                if name not in seen:
+                    seen.add(name)
+                    todo.append(name)
+        return seen
+
+    reach = {name: reachable(name) for name in arrows}
+    found = {frozenset(other for other in reach[name] if name in reach.get(other, ())) for name in arrows}
+    return sorted((set(group) for group in found if len(group) > 1), key=sorted)
 
 
 def test_the_tree_is_what_this_test_thinks() -> None:
     assert {"backends.errors", "backends.orchestrator.local", "entrypoint.__main__", "entrypoint"} <= set(MODULES)
-    assert set(MODULES) >= ROLE_BASES - {"backends.processing", "backends.training"}
-    assert [layer(name) for name in ("backends", "backends.store", "backends.base", "backends.orchestrator.local")] == [
-        VOCABULARY,
-        VOCABULARY,
-        ROLE_BASE,
-        CONCRETE,
-    ]
+    names = ("backends", "backends.wire", "backends.store.base", "backends.base", "backends.orchestrator.remote.backend")
+    assert [room(name) for name in names] == ["ground", "ground", "store", "base", "orchestrator.remote"]
+    assert room("backends.orchestrator.batch.render") == room("backends.orchestrator.batch") == "orchestrator.batch"
+    assert floor("backends.wire") < floor("backends.store") < floor("backends.base") < floor("backends.orchestrator.batch")
+    assert {name for names in FLOORS for name in names} - {"ground"} <= {room(name) for name in MODULES}
+
+
+def test_modules_import_no_one_who_imports_them_types_included() -> None:
+    arrows = {name: {other for other, _ in imports_of(name, types=True)} & MODULES.keys() - {name} for name in MODULES}
+    assert {frozenset(cycle) for cycle in cycles(arrows)} == CYCLES
+
+
+def test_the_finder_of_cycles_finds_them() -> None:
+    arrows = {"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": {"e"}, "e": {"d"}, "f": {"a"}}
+    assert cycles(arrows) == [{"a", "b", "c"}, {"d", "e"}]
 
 
 @pytest.mark.parametrize("module", sorted(name for name in MODULES if name.startswith("backends")))
@@ -114,12 +166,11 @@ def test_backends_never_import_the_entrypoint(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", sorted(name for name in MODULES if name.startswith("backends")))
-def test_arrows_inside_backends_point_to_the_vocabulary(module: str) -> None:
+def test_arrows_inside_backends_point_to_lower_floors(module: str) -> None:
     wrong = [
         name
         for name, _ in imports_of(module)
-        if name.startswith("backends.")
-        and (layer(name) > layer(module) or (layer(name) == layer(module) == CONCRETE and name != module))
+        if name.split(".")[0] == "backends" and room(name) != room(module) and floor(name) >= floor(module)
     ]
     assert wrong == [], f"{module} imports {wrong}"
 
@@ -127,23 +178,24 @@ def test_arrows_inside_backends_point_to_the_vocabulary(module: str) -> None:
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_no_platform_client_is_imported_with_a_module(module: str) -> None:
     # The one module that wraps a client may import it: it is itself imported only where the client is needed.
-    allowed = {"backends.objectstore": {"obstore"}}.get(module, set())
+    allowed = {"backends.store.bucket": {"obstore"}}.get(module, set())
     found = {name.split(".")[0] for name, at_import in imports_of(module) if at_import}
     assert found & SDKS <= allowed
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))
 def test_a_module_that_wraps_a_client_is_never_imported_with_another(module: str) -> None:
-    assert "backends.objectstore" not in {name for name, at_import in imports_of(module) if at_import}
+    assert "backends.store.bucket" not in {name for name, at_import in imports_of(module) if at_import}
 
 
 def test_the_finder_sees_every_kind_of_import() -> None:
     source = """
 import os, docker.errors
 from google.cloud import storage
-from . import driver
-from ..store import Store
-from backends import records, outcome
+from . import local
+from ..store import open_store
+from backends.store import records
+from backends import outcome
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import boto3
@@ -152,7 +204,7 @@ else:
 class A:
     import kubernetes
     def f(self):
-        import entrypoint.step
+        import entrypoint.runtime.attempt
         lambda: __import__("x")
 try:
     import pyspark
@@ -163,12 +215,12 @@ except ImportError:
         ("os", True),
         ("docker.errors", True),
         ("google.cloud", True),
-        ("backends.orchestrator.driver", True),
+        ("backends.orchestrator.local", True),
         ("backends.store", True),
-        ("backends.records", True),
+        ("backends.store.records", True),
         ("backends.outcome", True),
         ("kfp", True),
         ("kubernetes", True),
-        ("entrypoint.step", False),
+        ("entrypoint.runtime.attempt", False),
         ("pyspark", True),
     ]

@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends import artifacts, wire
+from backends import wire
 from backends.errors import InfraError, InputError, UserError
-from backends.store import Store, open_store
+from backends.store import artifacts, digests, open_store
+from backends.store.base import Store
 
 NAMES = st.sampled_from(["a", "b", "c.txt", "é", "sub dir", ".hidden", "z%"])
 TREES = st.dictionaries(NAMES, st.one_of(st.binary(max_size=20), st.deferred(lambda: TREES)), max_size=4)
@@ -50,7 +51,7 @@ def test_a_file_s_digest_is_its_sha256(tmp_path: Path) -> None:
     for size in (0, 1, (1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20):
         data = os.urandom(size)
         (tmp_path / "f").write_bytes(data)
-        assert artifacts.digest(str(tmp_path / "f")) == f"sha256:{sha(data)}"
+        assert digests.digest(str(tmp_path / "f")) == f"sha256:{sha(data)}"
 
 
 def test_the_worked_example(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_the_worked_example(tmp_path: Path) -> None:
         f'["run.sh","x",10,"{sha(b"#!/bin/sh" + bytes([10]))}"]\n'
         f'["weights.bin","-",6,"{sha(b"hello" + bytes([10]))}"]\n'
     )
-    digest = artifacts.digest(str(tmp_path / "model"))
+    digest = digests.digest(str(tmp_path / "model"))
     assert digest == f"sha256:{sha(lines.encode())}"
     text = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
     assert lines in text
@@ -78,30 +79,30 @@ def test_a_tree_s_digest_is_its_content(tmp_path_factory: pytest.TempPathFactory
     write(tmp_path / "two", tree, random.Random(seed))  # noqa: S311
     write(tmp_path / "other", other)
     os.utime(tmp_path / "two", (1, 1))
-    one, two = artifacts.digest(str(tmp_path / "one")), artifacts.digest(str(tmp_path / "two"))
+    one, two = digests.digest(str(tmp_path / "one")), digests.digest(str(tmp_path / "two"))
     assert one == two
-    assert (artifacts.digest(str(tmp_path / "other")) == one) == (other == tree)
+    assert (digests.digest(str(tmp_path / "other")) == one) == (other == tree)
     shutil.rmtree(tmp_path)
 
 
 def test_what_changes_a_tree_s_digest(tmp_path: Path) -> None:
     write(tmp_path / "d", {"a": b"1", "b": {"c": b"2"}})
     path = str(tmp_path / "d")
-    seen = [artifacts.digest(path)]
+    seen = [digests.digest(path)]
     (tmp_path / "d" / "a").chmod(0o744)
-    seen.append(artifacts.digest(path))
+    seen.append(digests.digest(path))
     (tmp_path / "d" / "a").rename(tmp_path / "d" / "a2")
-    seen.append(artifacts.digest(path))
+    seen.append(digests.digest(path))
     (tmp_path / "d" / "b" / "c").write_bytes(b"3")
-    seen.append(artifacts.digest(path))
+    seen.append(digests.digest(path))
     (tmp_path / "d" / "empty").mkdir()
-    seen.append(artifacts.digest(path))
+    seen.append(digests.digest(path))
     (tmp_path / "d" / "b" / "c").rename(tmp_path / "d" / "c")
-    seen.append(artifacts.digest(path))
+    seen.append(digests.digest(path))
     assert len(set(seen)) == len(seen)
     (tmp_path / "e").mkdir()
     (tmp_path / "f").touch()
-    assert artifacts.digest(str(tmp_path / "e")) != artifacts.digest(str(tmp_path / "f"))
+    assert digests.digest(str(tmp_path / "e")) != digests.digest(str(tmp_path / "f"))
 
 
 def test_publishing_moves_and_fetching_verifies(store: Store, tmp_path: Path) -> None:
@@ -122,7 +123,7 @@ def test_publishing_moves_and_fetching_verifies(store: Store, tmp_path: Path) ->
     (path / "y" / "z").write_bytes(b"23")
     with pytest.raises(InputError) as caught:
         artifacts.fetch(store, folder, str(scratch), "table")
-    found = artifacts.digest(str(path))
+    found = digests.digest(str(path))
     for part in ("'table'", str(path), folder["digest"], found):
         assert part in str(caught.value)
     shutil.rmtree(path)
@@ -154,7 +155,7 @@ def test_links_inside_are_content_and_survive_the_move(store: Store, tmp_path: P
     (base / "latest").symlink_to(base / "v1")  # absolute
     (base / "sub" / "back").symlink_to("../../d/v1/w")  # leaves and comes back
     (base / "sub" / "chain").symlink_to("../latest/w")
-    before = artifacts.digest(str(base))
+    before = digests.digest(str(base))
     artifact = artifacts.publish(store, "out/d", str(base))
     path = Path(artifacts.fetch(store, artifact, str(tmp_path)))
     assert artifact["digest"] == before
@@ -162,7 +163,7 @@ def test_links_inside_are_content_and_survive_the_move(store: Store, tmp_path: P
     for name in ("latest/w", "sub/back", "sub/chain", "v1/w"):
         assert (path / name).read_bytes() == b"1"
     shutil.copytree(path, tmp_path / "copy")
-    assert artifacts.digest(str(tmp_path / "copy")) == before
+    assert digests.digest(str(tmp_path / "copy")) == before
 
 
 @pytest.mark.parametrize(
@@ -250,7 +251,7 @@ def test_external_files_and_folders(tmp_path: Path) -> None:
     assert artifacts.fetch_url(str(tmp_path / "f"), scratch) == (str(tmp_path / "f"), f"sha256:{sha(b'123')}")
     assert artifacts.fetch_url(f"file://{tmp_path}/current", scratch) == (str(tmp_path / "current"), f"sha256:{sha(b'123')}")
     write(tmp_path / "same", {"x": b"1", "far": b"123"})
-    assert artifacts.fetch_url(str(tmp_path / "d"), scratch)[1] == artifacts.digest(str(tmp_path / "same"))
+    assert artifacts.fetch_url(str(tmp_path / "d"), scratch)[1] == digests.digest(str(tmp_path / "same"))
     with pytest.raises(InputError, match=r"input 'raw' \(/none/x\) does not exist"):
         artifacts.fetch_url("/none/x", scratch, "raw")
     with pytest.raises(InputError, match="no such kind of URL"):
@@ -347,7 +348,7 @@ def test_every_change_in_a_bucket_is_found(tmp_path: Path) -> None:
     artifact = artifacts.publish(bucket, "out/d", str(tmp_path / "d"))
     path = Path(artifacts.fetch(bucket, artifact, str(tmp_path / "scratch")))
     assert path.name == "d"
-    assert artifacts.digest(str(path)) == artifact["digest"]
+    assert digests.digest(str(path)) == artifact["digest"]
     assert (path / "e").is_dir() and os.access(path / "a", os.X_OK)
     good = dict(bucket.objects)
     for key, data in [

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from backends import outcome, wire
 from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SUCCEEDED
 from backends.errors import ConfigError
-from backends.orchestrator import batch
-from backends.orchestrator.batch import FARGATE, OrchestratorBatchBackend, evaluate_on_exit
+from backends.orchestrator.batch import OrchestratorBatchBackend, api
+from backends.orchestrator.batch.render import BATCHS_OWN, FARGATE, evaluate_on_exit
+from backends.orchestrator.batch.states import seen_of
 from tests.emulators.moto_batch import _retries as service_retries
 
 ROLE = "arn:aws:iam::123456789012:role/execution"
@@ -267,7 +268,7 @@ def test_the_overrides_fit_however_large_the_config_is(size: int) -> None:
     text = "".join(random.Random(7).choices('abc"\\é ', k=size))  # noqa: S311
     _, jobs = render({"a": {"args": {"text": text}}, "b" * 60: {}})
     for job in jobs.values():
-        assert len(wire.dumps(job["containerOverrides"])) <= 8192 - batch.BATCHS_OWN
+        assert len(wire.dumps(job["containerOverrides"])) <= 8192 - BATCHS_OWN
     value = variables(jobs["a"])["ZEN_RUNNER_CONFIG"]
     if size == 10:
         assert value.startswith("{")
@@ -461,12 +462,12 @@ EXITED = "Essential container in task exited"
             *(FAILED, "infra", None, "i/o timeout"),
         ),
         ({"status": "FAILED", "statusReason": "Dependent Job failed"}, FAILED, None, None, "Dependent Job failed"),
-        ({"status": "FAILED", "statusReason": batch.REASON, "container": {"exitCode": 143}}, CANCELLED, None, 143, "cancelled"),
+        ({"status": "FAILED", "statusReason": api.REASON, "container": {"exitCode": 143}}, CANCELLED, None, 143, "cancelled"),
         ({"status": "FAILED", "statusReason": "by hand", "isTerminated": True}, CANCELLED, None, None, "by hand"),
     ],
 )
 def test_what_a_jobs_detail_means(detail: dict[str, Any], state: str, kind: str | None, code: int | None, words: str) -> None:
-    seen = batch._seen(detail)
+    seen = seen_of(detail)
     assert (seen.state, seen.kind, seen.exit_code) == (state, kind, code) and words in seen.message
 
 

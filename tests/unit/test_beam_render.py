@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from backends import outcome
 from backends.errors import ConfigError, UsageError
-from backends.orchestrator import beam_dag
-from backends.orchestrator.beam import OrchestratorBeamBackend, _policy, _Reached
+from backends.orchestrator.beam import OrchestratorBeamBackend, _policy, dag
+from backends.orchestrator.beam.launchers import Reached
 from backends.store import open_store
 from tests.contract.suite import GOLDEN
 
@@ -61,7 +61,7 @@ def test_a_config_in_a_bucket_goes_by_its_digest() -> None:
 def test_a_pardo_retries_just_what_the_driver_does(code: int, on: set[str]) -> None:
     policy = _policy({"limit": 1, "backoff": 1.0, "on": sorted(on)})
     name = outcome.row_of(code).name
-    assert beam_dag.is_retried(policy, code) == outcome.is_retried(name, code, on)
+    assert dag.is_retried(policy, code) == outcome.is_retried(name, code, on)
 
 
 @pytest.mark.parametrize(
@@ -102,7 +102,7 @@ class _Talk:
 
 def test_a_step_is_taken_when_its_parents_ended_and_beam_came_to_it() -> None:
     beam = _Talk()
-    order = _Reached({"steps": {"a": {"parents": []}, "b": {"parents": ["a"]}, "c": {"parents": []}}}, beam)  # type: ignore[arg-type]
+    order = Reached({"steps": {"a": {"parents": []}, "b": {"parents": ["a"]}, "c": {"parents": []}}}, beam)  # type: ignore[arg-type]
     assert order.take() is None and order.held() and order.waiting() == ["a", "c"]
     beam.reached += ["c", "b", "c"]
     assert order.take() == "c" and order.take() is None and order.waiting() == ["a"]
@@ -115,5 +115,5 @@ def test_a_step_is_taken_when_its_parents_ended_and_beam_came_to_it() -> None:
 def test_the_reason_of_a_failed_step_is_found_in_a_runners_traceback() -> None:
     text = 'Pipeline failed in state FAILED: Traceback\n  File "x"\n'
     text += "RuntimeError: zen-runner: step 'a' failed [while running 'last step']"
-    assert beam_dag.first_line(RuntimeError(text)) == "step 'a' failed"
-    assert beam_dag.first_line(ValueError("two\nlines")) == "ValueError: two"
+    assert dag.first_line(RuntimeError(text)) == "step 'a' failed"
+    assert dag.first_line(ValueError("two\nlines")) == "ValueError: two"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from entrypoint import cgroup
+from entrypoint.runtime import cgroup
 
 
 def layout(folder: Path, version: int, inside: str = "") -> tuple[str, str]:

@@ -21,6 +21,8 @@ from backends import wire
 from backends.outcome import TABLE
 from backends.store import open_store
 from entrypoint import cli
+from entrypoint.cli.verbs import graph
+from entrypoint.cli.verbs.replay import _docker_run
 
 PIPELINE = """\
 version: 1
@@ -285,7 +287,7 @@ def test_graph(job: Path) -> None:
 
 def test_graph_of_a_long_chain() -> None:
     steps = {f"s{number}": {"parents": [f"s{number - 1}"] if number else [], "inputs": {}} for number in range(3000)}
-    assert sum(1 for _ in cli._tree({"steps": steps})) == 3000
+    assert sum(1 for _ in graph._tree({"steps": steps})) == 3000
 
 
 # -- runs
@@ -558,7 +560,7 @@ def test_replay_names_secrets_and_limits() -> None:
         "secrets": ["API_KEY"],
         "resources": {"cpu": 1.5, "memory": 1 << 30, "gpu": 1},
     }
-    words = cli._docker_run(replay, {"AWS_REGION": "eu-west-1", "HOME": "/root"})
+    words = _docker_run(replay, {"AWS_REGION": "eu-west-1", "HOME": "/root"})
     assert {"--cpus=1.5", "--memory=1073741824", "--gpus=1", "--env=API_KEY", "--env=AWS_REGION"} < set(words)
     assert not any(word.startswith(("--volume", "--user", "--env=HOME")) for word in words)
     assert words[-1] == "zen-runner:cuda"

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
-from backends import records, wire
+from backends import wire
 from backends.errors import ConfigError, DuplicateError, InfraError, UsageError
-from backends.orchestrator import client
+from backends.orchestrator.driven import backend as driven
 from backends.orchestrator.local import OrchestratorLocalBackend
-from backends.store import Store, open_store
+from backends.process import process_start, whoami
+from backends.store import claims, open_store, records
+from backends.store.base import Store
 
 LOCAL = OrchestratorLocalBackend()
 
@@ -45,21 +47,21 @@ def handle(store: Store, pid: int, **changed: Any) -> dict[str, Any]:
         "config": records.put_config(store, config(store)),
         "backend": LOCAL.to_config(),
         "log": f"{store.url}/driver.log",
-        **records.whoami(),
+        **whoami(),
         "pid": pid,
-        "pid_start": records.process_start(pid),
+        "pid_start": process_start(pid),
         **changed,
     }
 
 
 def run_json(store: Store, of: dict[str, Any], state: str, **more: Any) -> None:
-    who = {name: of[name] for name in records.whoami()}
+    who = {name: of[name] for name in whoami()}
     records.write_run(store, "r", {"name": "p", "config": of["config"], "state": state, **who, **more})
 
 
 def step(store: Store, name: str, kind: str | None) -> None:
     """Write an attempt of a step; None is one that has not ended."""
-    attempt = records.claim(store, "r", name, {})
+    attempt = claims.claim(store, "r", name, {})
     if kind is not None:
         attempt.finish({"class": kind})
 
@@ -196,7 +198,7 @@ def test_a_handle_that_cannot_be_written_leaves_no_driver(store: Store, monkeypa
     def refuse(key: str, data: bytes) -> None:
         raise InfraError("full")
 
-    monkeypatch.setattr(client, "_spawn", spawn)
+    monkeypatch.setattr(driven, "spawn", spawn)
     document = config(store)
     records.put_config(store, document)
     monkeypatch.setattr(type(store), "put", lambda self, key, data: refuse(key, data))

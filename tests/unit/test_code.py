@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
-from backends import code, errors, ignore
+from backends import errors
+from backends.shipping import ignore, listing
+from backends.shipping.archive import digest, pack, unpack
 from tests import helpers
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
@@ -48,7 +50,7 @@ def git(root: Path, *arguments: str) -> str:
 
 
 def paths(root: Path, **options: Any) -> list[str]:
-    return [entry.path for entry in code.listing(str(root), **options)]
+    return [entry.path for entry in listing.listing(str(root), **options)]
 
 
 # ------------------------------------------------------------------------------------------------------------- listing
@@ -58,7 +60,7 @@ def test_everything_ships_where_nothing_decides_and_what_never_ships_does_not(tm
     tree(tmp_path, "b.py", "a/x.py", "run.sh*", ".hidden", "a/__pycache__/x.cpython-311.pyc", "old.pyc", ".venv/bin/python")
     tree(tmp_path, "env/pyvenv.cfg", "env/lib/huge.so", "runs/p-1/run.json", "runs2/kept")
     (tmp_path / "empty").mkdir()
-    entries = code.listing(str(tmp_path), exclude=[str(tmp_path / "runs")])
+    entries = listing.listing(str(tmp_path), exclude=[str(tmp_path / "runs")])
     assert entries == [
         (".hidden", False, 7, None),
         ("a/x.py", False, 6, None),
@@ -66,7 +68,7 @@ def test_everything_ships_where_nothing_decides_and_what_never_ships_does_not(tm
         ("run.sh", True, 6, None),
         ("runs2/kept", False, 10, None),
     ]
-    assert code.pack(str(tmp_path), str(tmp_path / "out.tar.gz"))["ignored_by"] == "nothing"
+    assert pack(str(tmp_path), str(tmp_path / "out.tar.gz"))["ignored_by"] == "nothing"
 
 
 @needs_git
@@ -81,7 +83,7 @@ def test_git_decides_in_a_work_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "nowhere"))
     job = tmp_path / "job"
     assert paths(job, exclude=[str(job / "runs")]) == ["forced.log", "new é.py", "tracked.py"]
-    assert code.pack(str(job), str(tmp_path / "a.tar.gz"))["ignored_by"] == "git"
+    assert pack(str(job), str(tmp_path / "a.tar.gz"))["ignored_by"] == "git"
 
 
 @needs_git
@@ -95,7 +97,7 @@ def test_a_repository_in_the_repository_ships_by_its_own_rules(tmp_path: Path) -
     # A submodule that is not checked out is an empty directory that git tracks as a commit.
     git(tmp_path, "update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},missing")
     (tmp_path / "missing").mkdir()
-    receipt = code.pack(str(tmp_path), str(tmp_path / "a.tar.gz"))
+    receipt = pack(str(tmp_path), str(tmp_path / "a.tar.gz"))
     assert receipt["warnings"] == ["missing: a git submodule that is not checked out; nothing of it ships"]
     assert receipt["files"] == 3
 
@@ -106,7 +108,7 @@ def test_a_directory_that_git_ignores_whole_is_an_error_and_not_an_empty_archive
     (tmp_path / ".gitignore").write_text("build/\n")
     tree(tmp_path, "build/job.py")
     with pytest.raises(errors.ConfigError, match=r"git ignores all of it.*\.zenignore"):
-        code.listing(str(tmp_path / "build"))
+        listing.listing(str(tmp_path / "build"))
     (tmp_path / "build/.zenignore").write_text("")
     assert paths(tmp_path / "build") == [".zenignore", "job.py"]
 
@@ -116,13 +118,13 @@ def test_what_git_says_against_it_reaches_the_user(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     (tmp_path / ".git/config").write_text("[core\n")
     with pytest.raises(errors.ConfigError, match=r"bad config[\s\S]*\.zenignore"):
-        code.listing(str(tmp_path))
+        listing.listing(str(tmp_path))
 
 
 def test_a_checkout_without_git_ships_whole_with_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(tmp_path, ".git/HEAD", "job/x.py")
     monkeypatch.setenv("PATH", str(tmp_path))
-    receipt = code.pack(str(tmp_path / "job"), str(tmp_path / "a.tar.gz"))
+    receipt = pack(str(tmp_path / "job"), str(tmp_path / "a.tar.gz"))
     assert (receipt["ignored_by"], receipt["files"]) == ("nothing", 1)
     assert "no git here" in receipt["warnings"][0]
 
@@ -139,7 +141,7 @@ def test_zenignore_decides_alone(tmp_path: Path) -> None:
 def test_a_bad_zenignore_is_told_line_by_line(tmp_path: Path) -> None:
     (tmp_path / ".zenignore").write_text("fine\n[oops\nx[[:alpha:]]\nback\\\n")
     with pytest.raises(errors.ConfigError) as caught:
-        code.listing(str(tmp_path))
+        listing.listing(str(tmp_path))
     assert [(problem.where.rpartition("/")[2], problem.message) for problem in caught.value.problems] == [
         (".zenignore:2", "'[oops' is not a pattern: its '[' is never closed; write '\\[' for the character"),
         (
@@ -150,7 +152,7 @@ def test_a_bad_zenignore_is_told_line_by_line(tmp_path: Path) -> None:
     ]
     (tmp_path / ".zenignore").write_bytes(b"\xff\xfe")
     with pytest.raises(errors.ConfigError, match="can't be read"):
-        code.listing(str(tmp_path))
+        listing.listing(str(tmp_path))
 
 
 ATOMS = (
@@ -177,7 +179,7 @@ def test_patterns_match_as_git_matches_them(tmp_path: Path) -> None:
         text = "\n".join(pattern(draw) for _ in range(draw.choice([1, 2, 3, 4])))
         (tmp_path / "rules").write_text(text + "\n")
         expected = set(git(work, "ls-files", "-o", "-z", "-X", "../rules").split("\0")) - {""}
-        assert set(code._walk(str(work), ignore.parse(text, "rules"), set())) == expected, (seed, text)
+        assert set(listing._walk(str(work), ignore.parse(text, "rules"), set())) == expected, (seed, text)
 
 
 # ------------------------------------------------------------------------------------------------------- links, specials
@@ -191,17 +193,17 @@ def test_links_ship_as_links_to_where_they_lead(tmp_path: Path) -> None:
     (tmp_path / "nowhere").symlink_to("missing")
     (tmp_path / "folder").symlink_to("data")
     (tmp_path / ".zenignore").write_text("data\n.zenignore\n")
-    links = {entry.path: entry.link for entry in code.listing(str(tmp_path)) if entry.link is not None}
+    links = {entry.path: entry.link for entry in listing.listing(str(tmp_path)) if entry.link is not None}
     assert links == {"folder": "data", "nowhere": "missing", "one.py": "pkg/mod.py", "pkg/two.py": "mod.py", "pkg/up": ".."}
 
     out = tmp_path / "out"
     out.mkdir()
-    receipt = code.pack(str(tmp_path), str(out / "a.tar.gz"), exclude=[str(out)])
+    receipt = pack(str(tmp_path), str(out / "a.tar.gz"), exclude=[str(out)])
     assert receipt["warnings"] == [
         "folder: a link to data, which does not ship",
         "nowhere: a link to missing, which does not ship",
     ]
-    at = Path(code.unpack(str(out / "a.tar.gz"), receipt["sha256"], str(out)))
+    at = Path(unpack(str(out / "a.tar.gz"), receipt["sha256"], str(out)))
     assert (at / "pkg/two.py").read_text() == "pkg/mod.py"
     assert (at / "pkg/up").resolve() == at
 
@@ -217,7 +219,7 @@ def test_what_cannot_ship_is_told_in_one_pass(tmp_path: Path) -> None:
     Path(os.fsdecode(os.fsencode(root / "caf") + b"\xe9")).write_text("")
     try:
         with pytest.raises(errors.ConfigError) as caught:
-            code.listing(str(root))
+            listing.listing(str(root))
     finally:
         listening.close()
     said = {problem.path: problem.message for problem in caught.value.problems}
@@ -238,7 +240,7 @@ def test_an_unreadable_part_is_named(tmp_path: Path, part: str) -> None:
     (tmp_path / part).chmod(0)
     try:
         with pytest.raises(errors.ConfigError, match=f"{part}: can't be read"):
-            code.digest(str(tmp_path))
+            digest(str(tmp_path))
     finally:
         (tmp_path / part).chmod(0o700)
 
@@ -250,7 +252,7 @@ def test_too_much_code_names_the_biggest(tmp_path: Path) -> None:
         with open(tmp_path / "data" / name, "wb") as file:
             file.truncate(mib * 2**20)
     with pytest.raises(errors.ConfigError) as caught:
-        code.listing(str(tmp_path), limit=4 * 2**20)
+        listing.listing(str(tmp_path), limit=4 * 2**20)
     message = str(caught.value)
     assert "5.0 MiB, where 4.0 MiB is the most" in message
     assert "data/ (5.0 MiB), data/a.bin (3.0 MiB), data/b.bin (2.0 MiB)" in message
@@ -258,17 +260,17 @@ def test_too_much_code_names_the_biggest(tmp_path: Path) -> None:
 
 
 def test_too_many_files_stop_the_walk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code, "MAX_FILES", 3)
+    monkeypatch.setattr(listing, "MAX_FILES", 3)
     tree(tmp_path, *(f"f{number}" for number in range(5)))
     with pytest.raises(errors.ConfigError, match="more than 3 files"):
-        code.listing(str(tmp_path))
+        listing.listing(str(tmp_path))
 
 
 def test_a_root_that_is_no_directory_or_is_the_store(tmp_path: Path) -> None:
     with pytest.raises(errors.ConfigError, match="not there"):
-        code.listing(str(tmp_path / "missing"))
+        listing.listing(str(tmp_path / "missing"))
     with pytest.raises(errors.ConfigError, match="both the code directory and the store"):
-        code.listing(str(tmp_path), exclude=[str(tmp_path)])
+        listing.listing(str(tmp_path), exclude=[str(tmp_path)])
 
 
 # ------------------------------------------------------------------------------------------------------- digest, archive
@@ -277,25 +279,25 @@ def test_a_root_that_is_no_directory_or_is_the_store(tmp_path: Path) -> None:
 def test_the_digest_is_of_what_ships_and_nothing_else(tmp_path: Path) -> None:
     first = tree(tmp_path / "one", "a.py", "b/c.py")
     second = tree(tmp_path / "two", "b/c.py", "a.py")
-    before = code.digest(str(first))
+    before = digest(str(first))
     assert before.startswith("sha256:") and len(before) == 71
     os.utime(second / "a.py", (1, 1))
     (second / "a.py").chmod(0o600)
     tree(second, "__pycache__/a.pyc")
-    assert code.digest(str(second)) == before
+    assert digest(str(second)) == before
 
     seen = {before}
     (second / "a.py").chmod(0o700)
-    seen.add(code.digest(str(second)))
+    seen.add(digest(str(second)))
     (second / "a.py").write_text("b.py")
-    seen.add(code.digest(str(second)))
+    seen.add(digest(str(second)))
     (second / "a.py").rename(second / "d.py")
-    seen.add(code.digest(str(second)))
+    seen.add(digest(str(second)))
     (second / "e.py").symlink_to("d.py")
-    seen.add(code.digest(str(second)))
+    seen.add(digest(str(second)))
     (second / "e.py").unlink()
     (second / "e.py").write_text("d.py")
-    seen.add(code.digest(str(second)))
+    seen.add(digest(str(second)))
     assert len(seen) == 6
 
 
@@ -305,8 +307,8 @@ def test_the_archive_is_reproducible_and_comes_back_whole(tmp_path: Path) -> Non
     shutil.copytree(first, second)
     for path in second.rglob("*"):
         os.utime(path, (5, 5))
-    one = code.pack(str(first), str(tmp_path / "1.tar.gz"))
-    two = code.pack(str(second), str(tmp_path / "2.tar.gz"))
+    one = pack(str(first), str(tmp_path / "1.tar.gz"))
+    two = pack(str(second), str(tmp_path / "2.tar.gz"))
     assert one == two
     assert (tmp_path / "1.tar.gz").read_bytes() == (tmp_path / "2.tar.gz").read_bytes()
     assert json.loads(json.dumps(one)) == one
@@ -315,11 +317,11 @@ def test_the_archive_is_reproducible_and_comes_back_whole(tmp_path: Path) -> Non
 
     mask = os.umask(0o077)
     try:
-        at = code.unpack(str(tmp_path / "1.tar.gz"), one["sha256"], str(tmp_path / "new" / "code"))
+        at = unpack(str(tmp_path / "1.tar.gz"), one["sha256"], str(tmp_path / "new" / "code"))
     finally:
         os.umask(mask)
     assert at == str(tmp_path / "new" / "code" / one["sha256"])
-    assert code.digest(at) == code.digest(str(first))
+    assert digest(at) == digest(str(first))
     # Whatever the umask, another user id can read it; nothing is from before what a zip file can hold.
     modes = {path.stat().st_mode & 0o777 for path in [Path(at), *Path(at).rglob("*")]}
     assert modes == {0o755, 0o644}
@@ -328,45 +330,45 @@ def test_the_archive_is_reproducible_and_comes_back_whole(tmp_path: Path) -> Non
 
 
 def test_what_is_unpacked_already_is_used_as_it_is(tmp_path: Path) -> None:
-    receipt = code.pack(str(tree(tmp_path / "job", "a.py")), str(tmp_path / "a.tar.gz"))
-    at = code.unpack(str(tmp_path / "a.tar.gz"), receipt["sha256"], str(tmp_path))
+    receipt = pack(str(tree(tmp_path / "job", "a.py")), str(tmp_path / "a.tar.gz"))
+    at = unpack(str(tmp_path / "a.tar.gz"), receipt["sha256"], str(tmp_path))
     (Path(at) / "a.py").write_text("mark")
     (tmp_path / "a.tar.gz").unlink()
-    assert code.unpack(str(tmp_path / "a.tar.gz"), receipt["sha256"], str(tmp_path)) == at
+    assert unpack(str(tmp_path / "a.tar.gz"), receipt["sha256"], str(tmp_path)) == at
     assert (Path(at) / "a.py").read_text() == "mark"
 
 
 def test_of_two_that_unpack_at_once_both_get_a_whole_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = str(tmp_path / "a.tar.gz")
-    receipt = code.pack(str(tree(tmp_path / "job", "a.py", "b.py")), archive)
+    receipt = pack(str(tree(tmp_path / "job", "a.py", "b.py")), archive)
     real = os.rename
 
     def late(source: str, target: str) -> None:
         monkeypatch.setattr(os, "rename", real)
-        assert code.unpack(archive, receipt["sha256"], str(tmp_path / "to")) == target  # the quicker one
+        assert unpack(archive, receipt["sha256"], str(tmp_path / "to")) == target  # the quicker one
         real(source, target)
 
     monkeypatch.setattr(os, "rename", late)
-    at = Path(code.unpack(archive, receipt["sha256"], str(tmp_path / "to")))
+    at = Path(unpack(archive, receipt["sha256"], str(tmp_path / "to")))
     assert sorted(path.name for path in at.iterdir()) == ["a.py", "b.py"]
     assert list((tmp_path / "to").iterdir()) == [at]
 
 
 def test_another_archive_than_the_named_one_is_refused(tmp_path: Path) -> None:
-    code.pack(str(tree(tmp_path / "job", "a.py")), str(tmp_path / "a.tar.gz"))
+    pack(str(tree(tmp_path / "job", "a.py")), str(tmp_path / "a.tar.gz"))
     with pytest.raises(errors.InputError, match="its sha256 is"):
-        code.unpack(str(tmp_path / "a.tar.gz"), "0" * 64, str(tmp_path / "to"))
+        unpack(str(tmp_path / "a.tar.gz"), "0" * 64, str(tmp_path / "to"))
     assert not (tmp_path / "to").exists()
 
 
 def test_an_archive_or_a_place_that_cannot_be_had_is_infra(tmp_path: Path) -> None:
-    receipt = code.pack(str(tree(tmp_path / "job", "a.py")), str(tmp_path / "a.tar.gz"))
+    receipt = pack(str(tree(tmp_path / "job", "a.py")), str(tmp_path / "a.tar.gz"))
     with pytest.raises(errors.InfraError, match="can't be unpacked"):
-        code.unpack(str(tmp_path / "missing.tar.gz"), receipt["sha256"], str(tmp_path / "to"))
+        unpack(str(tmp_path / "missing.tar.gz"), receipt["sha256"], str(tmp_path / "to"))
     with pytest.raises(errors.InfraError, match="can't be unpacked"):
-        code.unpack(str(tmp_path / "a.tar.gz"), receipt["sha256"], str(tmp_path / "job/a.py/to"))
+        unpack(str(tmp_path / "a.tar.gz"), receipt["sha256"], str(tmp_path / "job/a.py/to"))
     with pytest.raises(errors.InfraError, match="can't be written"):
-        code.pack(str(tmp_path / "job"), str(tmp_path / "no" / "such" / "a.tar.gz"))
+        pack(str(tmp_path / "job"), str(tmp_path / "no" / "such" / "a.tar.gz"))
 
 
 def member(name: str, content: bytes = b"", **fields: Any) -> tuple[tarfile.TarInfo, bytes]:
@@ -415,7 +417,7 @@ def test_what_pack_never_writes_is_refused_and_leaves_nothing(
         for info, content in members:
             out.addfile(info, io.BytesIO(content))
     with pytest.raises(errors.InputError, match="may be unpacked"):
-        code.unpack(str(archive), sha256(archive), str(tmp_path / "to"), max_files=30, max_bytes=2**20)
+        unpack(str(archive), sha256(archive), str(tmp_path / "to"), max_files=30, max_bytes=2**20)
     assert list((tmp_path / "to").iterdir()) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tar.gz", "to"]
 
@@ -429,7 +431,7 @@ def test_a_bomb_in_a_header_is_bounded_too(tmp_path: Path) -> None:
         for _ in range(64):
             out.write(bytes(2**20))
     with pytest.raises(errors.InputError, match=r"more than 1\.0 MiB"):
-        code.unpack(str(archive), sha256(archive), str(tmp_path / "to"), max_bytes=2**20)
+        unpack(str(archive), sha256(archive), str(tmp_path / "to"), max_bytes=2**20)
 
 
 @pytest.mark.parametrize("damage", ["not gzip", "cut", "garbled"])
@@ -437,23 +439,23 @@ def test_a_damaged_archive_is_an_input_error(tmp_path: Path, damage: str) -> Non
     archive = tmp_path / "a.tar.gz"
     job = tree(tmp_path / "job", "a.py")
     (job / "noise").write_bytes(random.Random(1).randbytes(100_000))  # noqa: S311
-    code.pack(str(job), str(archive))
+    pack(str(job), str(archive))
     whole = archive.read_bytes()
     archive.write_bytes({"not gzip": b"hello", "cut": whole[:50_000], "garbled": whole[:10] + bytes(9) + whole[19:]}[damage])
     with pytest.raises(errors.InputError, match="may be unpacked"):
-        code.unpack(str(archive), sha256(archive), str(tmp_path / "to"))
+        unpack(str(archive), sha256(archive), str(tmp_path / "to"))
 
 
 def test_modules_that_hide_the_standard_librarys_are_warned_of(tmp_path: Path) -> None:
     tree(tmp_path / "job", "queue.py", "email/__init__.py", "json/notes.txt", "pkg/code.py", "mine.py", "random", "sys.cfg")
-    receipt = code.pack(str(tmp_path / "job"), str(tmp_path / "a.tar.gz"))
+    receipt = pack(str(tmp_path / "job"), str(tmp_path / "a.tar.gz"))
     assert [warning.partition(":")[0] for warning in receipt["warnings"]] == ["email/__init__.py", "queue.py"]
 
 
 def test_the_shipped_example_is_small_and_packs_alike_from_a_copy(tmp_path: Path) -> None:
     example = tmp_path / "penguins"
     shutil.copytree(helpers.ROOT / "examples/penguins", example, ignore=shutil.ignore_patterns("__pycache__", "runs", ".*"))
-    receipt = code.pack(str(example), str(tmp_path / "a.tar.gz"))
+    receipt = pack(str(example), str(tmp_path / "a.tar.gz"))
     assert receipt["largest"][0]["path"] == "data/penguins.csv"
     assert receipt["bytes"] < 60_000 and receipt["warnings"] == []
 

@@ -11,7 +11,8 @@ import pytest
 
 from backends import wire
 from backends.errors import ConfigError
-from backends.orchestrator.docker import OrchestratorDockerBackend, Recipe
+from backends.orchestrator.docker import OrchestratorDockerBackend
+from backends.orchestrator.docker.render import Renderer
 from tests import helpers
 
 PLAIN = OrchestratorDockerBackend()
@@ -40,7 +41,7 @@ def mounts(body: dict[str, Any]) -> list[tuple[str, bool]]:
 
 def body(config: dict[str, Any], step: str = "a", memory: int | None = None, **environ: str) -> dict[str, Any]:
     """Return what a launcher would create, in an environment."""
-    return Recipe(PLAIN, config).body(step, memory, environ=environ)
+    return Renderer(PLAIN, config).body(step, memory, environ=environ)
 
 
 def test_only_the_store_can_be_written_and_code_inputs_and_secrets_are_mounted_beside_it(tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_the_config_goes_inline_then_packed_then_by_reference(tmp_path: Path) ->
         found = variables(body(config))
         [name] = [name for name in found if name.startswith("ZEN_RUNNER_CONFIG")]
         assert len(f"{name}={found[name]}") < 131_072
-        return name, found[name], Recipe(PLAIN, config).sha
+        return name, found[name], Renderer(PLAIN, config).sha
 
     assert way(100)[1].startswith("{")
     assert way(150_000)[1].startswith("gz:")

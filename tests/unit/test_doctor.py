@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from backends.errors import ConfigError
-from entrypoint import doctor
-from entrypoint.doctor import FAIL, NOT_APPLICABLE, OK, WARN, Finding, Place
+from entrypoint.cli import doctor
+from entrypoint.cli.doctor import FAIL, NOT_APPLICABLE, OK, WARN, Finding, Place
 
 
 def check(name: str, environ: dict[str, str] | None = None, **place: Any) -> Finding:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backends import document
+from backends.config import document
 from backends.errors import ConfigError
 from tests.helpers import ROOT
 
@@ -198,7 +198,7 @@ def test_hostile_documents_stay_within_bounds() -> None:
     """All of them, in a process that may use 512 MiB and a minute: none of them crashes it."""
     program = """
         import sys
-        from backends import document
+        from backends.config import document
         from backends.errors import ConfigError
         from tests.unit.test_document import BOMBS, DEEP
         for name, text in {**BOMBS, **DEEP}.items():

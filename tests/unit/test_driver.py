@@ -15,10 +15,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backends import outcome, records
+from backends import outcome
+from backends.backoff import MAX_BACKOFF, backoff
 from backends.errors import ConfigError, InfraError, PlacementError
-from backends.orchestrator.driver import MAX_BACKOFF, WAKE, backoff, drive
-from backends.store import Store, open_store
+from backends.orchestrator.driven.driver import WAKE, drive
+from backends.store import claims, open_store, records
+from backends.store.base import Store
 
 Parents = Mapping[str, list[str]]
 
@@ -42,7 +44,7 @@ class Script:
         self.script = {step: list(classes) for step, classes in (script or {}).items()}
         self.started: list[str] = []
         self.memory: list[int | None] = []
-        self.running: list[tuple[str, records.Attempt]] = []
+        self.running: list[tuple[str, claims.Attempt]] = []
         self.most = 0
         self.stops = 0
         self.asked: list[str] = []
@@ -53,7 +55,7 @@ class Script:
         assert not self.stops, "a step was started after the stop"
         self.started.append(step)
         self.memory.append(memory)
-        self.running.append((step, records.claim(self.store, self.run, step, {})))
+        self.running.append((step, claims.claim(self.store, self.run, step, {})))
         self.most = max(self.most, len(self.running))
 
     def wait(self, timeout: float | None) -> list[dict[str, Any]]:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from backends import records, resolve
+from backends.config import resolve
 from backends.errors import ConfigError
 from backends.orchestrator.docker import OrchestratorDockerBackend
-from backends.store import open_store
-from entrypoint import engines
+from backends.store import claims, open_store
+from entrypoint.runtime import processing
 
 KINDS: dict[str, dict[str, Any]] = {
     "call": {"call": "m:f"},
@@ -104,5 +104,5 @@ def test_only_files_of_an_event_log_are_kept(tmp_path: Path) -> None:
     os.mkfifo(log / "pipe")
     (log / "link").symlink_to("/etc/hostname")
     store = open_store(str(tmp_path / "store"))
-    kept = engines.keep_events(store, records.Attempt(store, "r", "a", 1, "token"), str(tmp_path / "scratch"))
+    kept = processing.keep_events(store, claims.Attempt(store, "r", "a", 1, "token"), str(tmp_path / "scratch"))
     assert kept == ["runs/r/a/1/spark-events/log/events_1"]

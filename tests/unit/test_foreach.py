@@ -10,10 +10,13 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from backends import graph, placeholders, resolve, wire
+from backends import graph, wire
+from backends.config import placeholders, resolve
 from backends.errors import ConfigError
 from backends.store import open_store
-from entrypoint import load, progress
+from entrypoint.cli import reporters
+from entrypoint.cli.report import folded, together
+from entrypoint.runtime import load
 from tests.unit.test_document import PLAIN
 from tests.unit.test_resolve import problems, resolved
 from tests.unit.test_spec import accepts
@@ -302,10 +305,10 @@ def test_a_large_group_is_one_row_and_its_failures() -> None:
     rows: list[tuple[str, dict[str, Any]]] = [(name, {"class": "success"}) for name in names]
     rows += [("b", {"class": "waiting"}), ("c.0", {"class": "success"})]
     rows[7] = ("a.7", {"class": "user", "exit_code": 3})
-    shown = progress.folded(rows)
+    shown = folded(rows)
     assert [name for name, _ in shown] == ["a (21)", "a.7", "b", "c.0"]
     assert shown[0][1] == {"class": "user", "counts": "20 success, 1 user"}
-    assert progress.folded(rows[1:21]) == rows[1:21]
+    assert folded(rows[1:21]) == rows[1:21]
 
 
 @pytest.mark.parametrize(
@@ -318,12 +321,12 @@ def test_a_large_group_is_one_row_and_its_failures() -> None:
     ],
 )
 def test_many_states_as_one(states: list[str], one: str, text: str) -> None:
-    assert progress.together(states) == (one, text)
+    assert together(states) == (one, text)
 
 
 def test_a_large_group_is_one_row_while_it_runs(tmp_path: Path) -> None:
     names = [*(f"a.{index}" for index in range(40)), "b"]
-    live = progress.Live({"steps": dict.fromkeys(names)}, open_store(str(tmp_path)), "resume")
+    live = reporters.Live({"steps": dict.fromkeys(names)}, open_store(str(tmp_path)), "resume")
     try:
         live.report("step_started", step="a.3", attempt=1)
         live.report("step_finished", record={"step": "a.4", "class": "success", "exit_code": 0, "seconds": 1.0})

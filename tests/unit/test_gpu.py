@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from entrypoint import gpu
-from entrypoint.gpu import Gpu, Inventory
+from backends.errors import PlacementError
+from entrypoint.runtime.gpu import choice, claim, inventory
+from entrypoint.runtime.gpu.inventory import Gpu, Inventory
 
 GIB = 1 << 30
 
@@ -37,7 +38,7 @@ def one(uuid: str, free: int = 80, is_mig: bool = False) -> Gpu:
     ],
 )
 def test_version(text: str, wanted: tuple[int, int] | None) -> None:
-    assert gpu.version(text) == wanted
+    assert inventory.version(text) == wanted
 
 
 @pytest.mark.parametrize(
@@ -59,24 +60,24 @@ def test_version(text: str, wanted: tuple[int, int] | None) -> None:
     ],
 )
 def test_what_cuda_visible_devices_names(text: str, wanted: list[str]) -> None:
-    found = gpu.named(text, stock(one("GPU-aa1"), one("GPU-ab2"), one("MIG-c3", is_mig=True)))
+    found = choice.named(text, stock(one("GPU-aa1"), one("GPU-ab2"), one("MIG-c3", is_mig=True)))
     assert [device.uuid for device in found] == wanted
 
 
 def test_devices_of_others_are_waited_for_only_if_they_would_do() -> None:
     two = stock(one("GPU-a", free=1), one("GPU-b"))
     wanted = {"gpu": 1, "gpu_memory": 40 * GIB}
-    with pytest.raises(gpu.Busy):
-        gpu.choose("s", wanted, two, None, {}, {"GPU-b"})
-    with pytest.raises(gpu.Busy):  # GPU-a is full of what the step that has it holds, and has the room once that has ended
-        gpu.choose("s", {**wanted, "gpu": 2}, two, None, {}, {"GPU-a", "GPU-b"})
-    with pytest.raises(gpu.PlacementError, match="1 has it") as error:
-        gpu.choose("s", {**wanted, "gpu": 2}, two, None, {}, ())
-    assert not isinstance(error.value, gpu.Busy)
-    with pytest.raises(gpu.PlacementError, match="has 1 GiB of 80 GiB free"):
-        gpu.choose("s", {"gpu": 2, "gpu_memory": 90 * GIB}, two, None, {}, {"GPU-a", "GPU-b"})
-    assert [device.uuid for device in gpu.choose("s", wanted, two, None, {}, {"GPU-a"})] == ["GPU-b"]
+    with pytest.raises(choice.Busy):
+        choice.choose("s", wanted, two, None, {}, {"GPU-b"})
+    with pytest.raises(choice.Busy):  # GPU-a is full of what the step that has it holds, and has the room once that has ended
+        choice.choose("s", {**wanted, "gpu": 2}, two, None, {}, {"GPU-a", "GPU-b"})
+    with pytest.raises(PlacementError, match="1 has it") as error:
+        choice.choose("s", {**wanted, "gpu": 2}, two, None, {}, ())
+    assert not isinstance(error.value, choice.Busy)
+    with pytest.raises(PlacementError, match="has 1 GiB of 80 GiB free"):
+        choice.choose("s", {"gpu": 2, "gpu_memory": 90 * GIB}, two, None, {}, {"GPU-a", "GPU-b"})
+    assert [device.uuid for device in choice.choose("s", wanted, two, None, {}, {"GPU-a"})] == ["GPU-b"]
 
 
 def test_stored_resources_without_the_new_keys_are_read() -> None:
-    assert len(gpu.choose("s", {"cpu": None, "memory": None, "gpu": 1}, stock(one("GPU-a")), None, {})) == 1
+    assert len(choice.choose("s", {"cpu": None, "memory": None, "gpu": 1}, stock(one("GPU-a")), None, {})) == 1

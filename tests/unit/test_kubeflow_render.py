@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from backends import wire
 from backends.errors import ConfigError
-from backends.orchestrator import kubeflow
-from backends.orchestrator.kubeflow import OrchestratorKubeFlowBackend
-from entrypoint.load import Source, load
+from backends.orchestrator.kubeflow import OrchestratorKubeFlowBackend, render
+from entrypoint.runtime.load import Source, load
 
 ROOT = Path(__file__).resolve().parents[2]
 kfp = pytest.importorskip("kfp", reason="the kubeflow extra is not installed")
@@ -179,7 +178,7 @@ def test_kfp_takes_a_pipeline_for_a_pipeline_also_where_a_step_has_its_name(name
 def test_the_command_is_the_images_entrypoint() -> None:
     lines = (ROOT / "images" / "Dockerfile").read_text().splitlines()
     entrypoint = [json.loads(line.removeprefix("ENTRYPOINT ")) for line in lines if line.startswith("ENTRYPOINT ")]
-    assert entrypoint == [list(kubeflow.COMMAND)]
+    assert entrypoint == [list(render.COMMAND)]
 
 
 def test_a_rendered_pipeline_takes_kubeflows_run_id_and_a_submitted_one_its_own() -> None:
@@ -225,7 +224,7 @@ ODD = st.sampled_from(["executor", "root", "entrypoint", "a-driver", "a", "a_b",
 
 @given(st.sets(NAME | ODD, max_size=20))
 def test_task_names_are_valid_and_unique_and_not_kubeflows_own(steps: set[str]) -> None:
-    keys = kubeflow.task_keys(dict.fromkeys(steps))
+    keys = render.task_keys(dict.fromkeys(steps))
     assert len(set(keys.values())) == len(steps)
     for key in keys.values():
         assert re.fullmatch(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", key) and len(key) <= 63
@@ -260,7 +259,7 @@ def test_a_parameter_of_a_foreach_step_is_that_of_all_its_members() -> None:
     documents = OrchestratorKubeFlowBackend(parameters=["s.n"]).render(resolved)
     assert list(documents[0]["root"]["inputDefinitions"]["parameters"]) == ["s_n"]
     for name in resolved["steps"]:
-        key = kubeflow.task_keys(resolved["steps"])[name]
+        key = render.task_keys(resolved["steps"])[name]
         assert "ZEN_RUNNER_ARG_n={{$.inputs.parameters['s_n']}}" in container(documents, key)["command"]
 
 

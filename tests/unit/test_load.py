@@ -16,9 +16,10 @@ from typing import ClassVar
 
 import pytest
 
-from backends import resolve, wire
+from backends import wire
+from backends.config import resolve
 from backends.errors import ConfigError, InfraError, UsageError
-from entrypoint import load
+from entrypoint.runtime import load
 from tests.helpers import ROOT
 
 TEXT = b"version: 1\nsteps:\n  hello: {run: [echo, hello]}\n"
@@ -115,7 +116,7 @@ def test_a_path_where_the_config_itself_belongs(config: Path) -> None:
 
 
 def test_standard_input_and_pipes(tmp_path: Path) -> None:
-    program = "import sys\nfrom entrypoint import load\ns = load.find(sys.argv[1], {})\nprint(s.data, s.origin, s.base)"
+    program = "import sys\nfrom entrypoint.runtime import load\ns = load.find(sys.argv[1], {})\nprint(s.data, s.origin, s.base)"
     for argument in ("-", "/dev/stdin"):
         command = [sys.executable, "-c", program, argument]
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -336,7 +337,7 @@ def test_the_quick_way_imports_next_to_nothing(tmp_path: Path) -> None:
     program = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from entrypoint import load
+from entrypoint.runtime import load
 environ = {"ZEN_RUNNER_CONFIG": sys.argv[3]} if sys.argv[3:] else {}
 load.load(load.find(None if environ else sys.argv[2], environ), environ={})
 print(*sorted({name.partition(".")[0] for name in sys.modules}))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends import placeholders
+from backends.config import placeholders
 
 VALUES: dict[tuple[str, ...], Any] = {
     ("inputs", "table"): "/data/table with space",

@@ -14,10 +14,12 @@ from typing import Any
 
 import pytest
 
-from backends import records
-from backends.store import Store, open_store
-from entrypoint import progress
-from entrypoint.progress import STDERR, STDOUT, Json, Lines, Splitter, duration, size
+from backends.store import claims, open_store
+from backends.store.base import Store
+from entrypoint.cli import reporters
+from entrypoint.cli.report import ROWS, finish
+from entrypoint.cli.reporters import STDERR, STDOUT, Json, Lines, Splitter
+from entrypoint.cli.text import duration, size, write_fd
 
 
 class Written:
@@ -88,7 +90,7 @@ def test_output_is_cut_into_lines() -> None:
     assert splitter.feed("a", STDOUT, b"o\n\nthree") == [b"two", b""]
     assert splitter.rest("a", STDOUT) == [b"three"]
     assert splitter.rest("a", STDOUT) == []
-    assert splitter.feed("a", STDOUT, b"x" * progress.LINE) == [b"x" * progress.LINE]
+    assert splitter.feed("a", STDOUT, b"x" * reporters.LINE) == [b"x" * reporters.LINE]
     bar = b"\r 10%\r 55%\r100%\r"
     assert splitter.render("a", [bar, b"plain"]) == b"a     | 100%\na     | plain\n"
 
@@ -149,7 +151,7 @@ def test_json_keeps_stdout_for_events(store: Store) -> None:
 def test_report_of_a_success_names_what_was_made(store: Store) -> None:
     artifact = {"key": "runs/r1/train/1/out/model", "digest": "sha256:0", "size": 13_200, "kind": "file", "files": 1}
     good = record("train", outputs={"model": artifact}, values={"accuracy": 0.97, "long": "x" * 500})
-    lines = progress.finish(summary(good, resumed=["train"]), config("train"), store, "")
+    lines = finish(summary(good, resumed=["train"]), config("train"), store, "")
     text = "\n".join(lines)
     assert re.search(r"train\.model +13\.2 kB +" + re.escape(store.url_of(artifact["key"])), text)
     assert re.search(r"train\.accuracy +0\.97", text)
@@ -160,12 +162,12 @@ def test_report_of_a_success_names_what_was_made(store: Store) -> None:
 
 
 def test_report_of_a_failure_says_all_that_helps(store: Store) -> None:
-    attempt = records.claim(store, "r1", "train", {})
+    attempt = claims.claim(store, "r1", "train", {})
     log = "".join(f"line {number}\n" for number in range(5000))
     store.put(f"{attempt.prefix}/log/000001.txt", log.encode())
     bad = record("train", "user", message="exited with status 3")
     attempt.finish(bad)
-    text = "\n".join(progress.finish(summary(bad, kind="user"), config("train", "last"), store, "the resume command"))
+    text = "\n".join(finish(summary(bad, kind="user"), config("train", "last"), store, "the resume command"))
     assert "step 'train' failed: user (exit 3)" in text
     assert "exited with status 3" in text
     assert "line 4988" in text
@@ -177,16 +179,16 @@ def test_report_of_a_failure_says_all_that_helps(store: Store) -> None:
 
 def test_report_of_a_run_that_no_step_failed(store: Store) -> None:
     stopped = summary(kind="terminated", message="the run was stopped")
-    assert "the run was stopped" in progress.finish(stopped, config("train"), store, "")
+    assert "the run was stopped" in finish(stopped, config("train"), store, "")
 
 
 def test_report_of_a_large_pipeline_stays_short(store: Store) -> None:
     names = [f"s{number}" for number in range(5000)]
     good = [record(name) for name in names]
-    assert len(progress.finish(summary(*good), config(*names), store, "")) < 10
+    assert len(finish(summary(*good), config(*names), store, "")) < 10
     bad = [record(name, "user") for name in names]
-    lines = progress.finish(summary(*bad, kind="user"), config(*names), store, "")
-    assert len(lines) < progress.ROWS + 40
+    lines = finish(summary(*bad, kind="user"), config(*names), store, "")
+    assert len(lines) < ROWS + 40
     assert "… and 4900 more steps" in lines
     assert "… and 4995 more failed steps" in lines
 
@@ -194,7 +196,7 @@ def test_report_of_a_large_pipeline_stays_short(store: Store) -> None:
 def test_a_reader_that_has_gone_away_is_no_error() -> None:
     read, write = os.pipe()
     os.close(read)
-    progress.write_fd(write, b"nobody hears this")
+    write_fd(write, b"nobody hears this")
     os.close(write)
 
 
@@ -236,7 +238,7 @@ def test_terminal(tmp_path: Path, environ: dict[str, str], live: bool, colour: b
 
 def on_terminal(code: str, tmp_path: Path, environ: dict[str, str]) -> str:
     """Run a few lines with both streams on a terminal, and return what it showed."""
-    head = "import sys, time\nfrom backends.store import open_store\nfrom entrypoint import progress\n"
+    head = "import sys, time\nfrom backends.store import open_store\nfrom entrypoint.cli import reporters as progress\n"
     head += f"RECORD = {record('x')!r}\nSUMMARY = {summary()!r}\n"
     ours, theirs = pty.openpty()
     child = subprocess.Popen(

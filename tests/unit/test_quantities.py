@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends import quantities
+from backends.config import quantities
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends import artifacts, autopsy, records, wire
+from backends import wire
 from backends.errors import DuplicateError, UsageError
-from backends.store import Store, open_store
+from backends.process import process_start, utc
+from backends.store import artifacts, autopsy, claims, open_store, records
+from backends.store.base import Store
+from backends.store.cache import cache_get, cache_key, cache_put
+from backends.store.keys import check_run_id, new_run_id
+from backends.store.logs import log_chunks
 
 GOOD = {"class": "success", "exit_code": 0, "outputs": {}}
 BAD = {"class": "user", "exit_code": 3}
@@ -29,7 +34,7 @@ def store(tmp_path: Path) -> Store:
     return open_store(str(tmp_path / "runs"))
 
 
-def silence(store: Store, attempt: records.Attempt, seconds: float) -> None:
+def silence(store: Store, attempt: claims.Attempt, seconds: float) -> None:
     """Make an attempt look as if it had last been heard of so many seconds ago."""
     for name in ("claim.json", "heartbeat.json"):
         path = f"{store.root}/{attempt.prefix}/{name}"
@@ -38,7 +43,7 @@ def silence(store: Store, attempt: records.Attempt, seconds: float) -> None:
             os.utime(path, (now - seconds, now - seconds))
 
 
-def foreign(store: Store, attempt: records.Attempt) -> None:
+def foreign(store: Store, attempt: claims.Attempt) -> None:
     """Make an attempt look like another machine's."""
     claim = records.read_json(store, f"{attempt.prefix}/claim.json")
     assert claim is not None
@@ -48,7 +53,7 @@ def foreign(store: Store, attempt: records.Attempt) -> None:
 def dead_process() -> dict[str, Any]:
     """Return who a process was that is gone."""
     child = subprocess.run(
-        [sys.executable, "-c", "from backends import records, wire; print(wire.dumps(records.whoami()))"],
+        [sys.executable, "-c", "from backends import process, wire; print(wire.dumps(process.whoami()))"],
         capture_output=True,
         check=True,
         cwd=Path(__file__).parents[2],
@@ -58,7 +63,7 @@ def dead_process() -> dict[str, Any]:
 
 
 def test_a_step_s_life(store: Store) -> None:
-    attempt = records.claim(store, "r1", "clean", {"config": "abc"})
+    attempt = claims.claim(store, "r1", "clean", {"config": "abc"})
     assert (attempt.number, attempt.prefix) == (1, "runs/r1/clean/1")
     claim = records.read_json(store, "runs/r1/clean/1/claim.json")
     assert claim is not None
@@ -71,34 +76,34 @@ def test_a_step_s_life(store: Store) -> None:
     attempt.finish(GOOD)
     record = records.good_result(store, "r1", "clean")
     assert record == {**GOOD, "version": 1, "run": "r1", "step": "clean", "attempt": 1}
-    with pytest.raises(records.AlreadyDone) as caught:
-        records.claim(store, "r1", "clean", {})
+    with pytest.raises(claims.AlreadyDone) as caught:
+        claims.claim(store, "r1", "clean", {})
     assert caught.value.record == record
     assert records.results(store, "r1") == {"clean": record}
 
 
 def test_a_failed_attempt_is_followed_by_the_next_number(store: Store) -> None:
     for number in (1, 2, 3):
-        attempt = records.claim(store, "r", "s", {})
+        attempt = claims.claim(store, "r", "s", {})
         assert attempt.number == number
         attempt.finish(BAD if number < 3 else GOOD)
     assert records.attempts(store, "r", "s") == [1, 2, 3]
     assert records.results(store, "r")["s"]["attempt"] == 3
-    with pytest.raises(records.AlreadyDone):
-        records.claim(store, "r", "s", {})
+    with pytest.raises(claims.AlreadyDone):
+        claims.claim(store, "r", "s", {})
 
 
 def test_ten_is_after_nine(store: Store) -> None:
     for _ in range(11):
-        records.claim(store, "r", "s", {}).finish(BAD)
-    assert records.claim(store, "r", "s", {}).number == 12
+        claims.claim(store, "r", "s", {}).finish(BAD)
+    assert claims.claim(store, "r", "s", {}).number == 12
     assert records.results(store, "r")["s"]["attempt"] == 11
 
 
 def test_a_live_attempt_is_left_alone(store: Store) -> None:
-    records.claim(store, "r", "s", {})
+    claims.claim(store, "r", "s", {})
     with pytest.raises(DuplicateError) as caught:
-        records.claim(store, "r", "s", {})
+        claims.claim(store, "r", "s", {})
     text = str(caught.value)
     for part in ("'s'", "'r'", "attempt 1", f"process {os.getpid()}", os.uname().nodename, "0 s ago", "30 s"):
         assert part in text
@@ -107,15 +112,15 @@ def test_a_live_attempt_is_left_alone(store: Store) -> None:
 
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
 def test_silence_is_death(store: Store, where: str) -> None:
-    first = records.claim(store, "r", "s", {})
+    first = claims.claim(store, "r", "s", {})
     first.heartbeat({"usage": {"rss": 5}})
     if where == "elsewhere":
         foreign(store, first)
     silence(store, first, 20)
     with pytest.raises(DuplicateError, match=r"2[01] s ago"):
-        records.claim(store, "r", "s", {})
+        claims.claim(store, "r", "s", {})
     silence(store, first, 11)
-    second = records.claim(store, "r", "s", {})
+    second = claims.claim(store, "r", "s", {})
     assert second.number == 2
     record = records.result(store, "r", "s", 1)
     assert record is not None
@@ -133,17 +138,17 @@ def test_silence_is_death(store: Store, where: str) -> None:
 
 
 def test_a_heartbeat_is_life(store: Store) -> None:
-    first = records.claim(store, "r", "s", {})
+    first = claims.claim(store, "r", "s", {})
     foreign(store, first)
     silence(store, first, 500)
     assert first.heartbeat({})
     with pytest.raises(DuplicateError, match="heard of 0 s ago"):
-        records.claim(store, "r", "s", {})
+        claims.claim(store, "r", "s", {})
 
 
 def test_a_process_that_is_gone_is_dead_at_once(store: Store) -> None:
-    records.claim(store, "r", "s", dead_process())
-    second = records.claim(store, "r", "s", {})
+    claims.claim(store, "r", "s", dead_process())
+    second = claims.claim(store, "r", "s", {})
     assert second.number == 2
     record = records.result(store, "r", "s", 1)
     assert record is not None
@@ -152,45 +157,45 @@ def test_a_process_that_is_gone_is_dead_at_once(store: Store) -> None:
 
 @pytest.mark.parametrize("change", [{"boot": "x"}, {"pid_ns": "pid:[1]"}, {"host": "x"}, {"pid_start": None}])
 def test_a_process_that_can_t_be_seen_from_here_is_given_its_time(store: Store, change: dict[str, Any]) -> None:
-    records.claim(store, "r", "s", {**dead_process(), **change})
+    claims.claim(store, "r", "s", {**dead_process(), **change})
     with pytest.raises(DuplicateError):
-        records.claim(store, "r", "s", {})
+        claims.claim(store, "r", "s", {})
 
 
 def test_a_pid_that_is_somebody_else_s_now_is_not_the_owner(store: Store) -> None:
-    records.claim(store, "r", "s", {"pid_start": "1"})
-    assert records.claim(store, "r", "s", {}).number == 2
+    claims.claim(store, "r", "s", {"pid_start": "1"})
+    assert claims.claim(store, "r", "s", {}).number == 2
 
 
 def test_a_zombie_is_dead(store: Store) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    start = records.process_start(child.pid)
+    start = process_start(child.pid)
     assert start
-    records.claim(store, "r", "s", {"pid": child.pid, "pid_start": start})
+    claims.claim(store, "r", "s", {"pid": child.pid, "pid_start": start})
     with pytest.raises(DuplicateError):
-        records.claim(store, "r", "s", {})
+        claims.claim(store, "r", "s", {})
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, not reaped
-    assert records.claim(store, "r", "s", {}).number == 2
+    assert claims.claim(store, "r", "s", {}).number == 2
     child.communicate()
 
 
 def test_a_good_result_that_came_late_counts(store: Store) -> None:
-    first = records.claim(store, "r", "s", dead_process())
+    first = claims.claim(store, "r", "s", dead_process())
     first.finish(GOOD)
     autopsy.perform(store, "r", "s", 1, store.get("runs/r/s/1/claim.json") or b"")  # a judge who had not seen the result
     assert records.result(store, "r", "s", 1) == records.good_result(store, "r", "s")
-    with pytest.raises(records.AlreadyDone):
-        records.claim(store, "r", "s", {})
+    with pytest.raises(claims.AlreadyDone):
+        claims.claim(store, "r", "s", {})
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"class":"succ', b"[]", b"{}", b"\xff", b"null"])
 def test_a_torn_result_is_none(store: Store, torn: bytes) -> None:
-    records.claim(store, "r", "s", dead_process())
+    claims.claim(store, "r", "s", dead_process())
     store.put("runs/r/s/1/result.json", torn)
     assert records.good_result(store, "r", "s") is None
     assert records.results(store, "r") == {}
-    assert records.claim(store, "r", "s", {}).number == 2
+    assert claims.claim(store, "r", "s", {}).number == 2
     record = records.result(store, "r", "s", 1)
     assert record is not None
     assert record["class"] == "infra"
@@ -200,15 +205,15 @@ def test_a_torn_result_is_none(store: Store, torn: bytes) -> None:
 def test_a_torn_claim_holds_for_its_time(store: Store, torn: bytes) -> None:
     store.put("runs/r/s/1/claim.json", torn)
     with pytest.raises(DuplicateError, match="an unknown process"):
-        records.claim(store, "r", "s", {})
+        claims.claim(store, "r", "s", {})
     os.utime(f"{store.root}/runs/r/s/1/claim.json", (time.time() - 31,) * 2)
-    assert records.claim(store, "r", "s", {}).number == 2
+    assert claims.claim(store, "r", "s", {}).number == 2
 
 
 def test_a_folder_without_a_claim_is_no_attempt(store: Store) -> None:
     os.makedirs(f"{store.root}/runs/r/s/1")
     Path(f"{store.root}/runs/r/s/1/.tmp-0").write_bytes(b"{")
-    assert records.claim(store, "r", "s", {}).number == 1
+    assert claims.claim(store, "r", "s", {}).number == 1
 
 
 @pytest.mark.parametrize("source", ["heartbeat", "v2", "v1", "nothing new"])
@@ -220,28 +225,28 @@ def test_the_dead_one_s_counters_tell_oom(store: Store, tmp_path: Path, source: 
         (tmp_path / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
     elif source == "nothing new":
         (tmp_path / "memory.events").write_text("oom_kill 2\n")
-    attempt = records.claim(store, "r", "s", owner)
+    attempt = claims.claim(store, "r", "s", owner)
     attempt.heartbeat({"usage": {"oom_kill": 1 if source == "heartbeat" else 0}})
-    records.claim(store, "r", "s", {})
+    claims.claim(store, "r", "s", {})
     record = records.result(store, "r", "s", 1)
     assert record is not None
     assert (record["class"], record["exit_code"]) == (("infra", 69) if source == "nothing new" else ("oom", 137))
 
 
 def test_the_dead_one_s_last_log_is_kept(store: Store) -> None:
-    attempt = records.claim(store, "r", "s", dead_process())
+    attempt = claims.claim(store, "r", "s", dead_process())
     store.put(f"{attempt.prefix}/log/000001.txt", b"a" * 5000 + b"last of one\n")
     store.put(f"{attempt.prefix}/log/000002.txt", "schön\n".encode() * 3)
-    records.claim(store, "r", "s", {})
+    claims.claim(store, "r", "s", {})
     record = records.result(store, "r", "s", 1)
     assert record is not None
     assert record["log_tail"].endswith("last of one\nschön\nschön\nschön\n")
     assert len(record["log_tail"].encode()) == 2048
-    assert b"".join(records.log_chunks(store, "r", "s", 1)).endswith("schön\n".encode())
+    assert b"".join(log_chunks(store, "r", "s", 1)).endswith("schön\n".encode())
 
 
 def test_what_it_left_behind_is_removed_and_killed(store: Store) -> None:
-    attempt = records.claim(store, "r", "s", dead_process())
+    attempt = claims.claim(store, "r", "s", dead_process())
     store.put(f"{attempt.prefix}/tmp/model/part", b"half")
     store.put(f"{attempt.prefix}/out/done", b"whole")
     mine = {"ZEN_RUN_ID": "r", "ZEN_STEP": "s", "ZEN_ATTEMPT": "1"}
@@ -253,7 +258,7 @@ def test_what_it_left_behind_is_removed_and_killed(store: Store) -> None:
         for child in (orphan, other):
             assert child.stdout is not None
             assert child.stdout.readline() == b"up\n"
-        records.claim(store, "r", "s", {})
+        claims.claim(store, "r", "s", {})
         assert orphan.wait(10) == -signal.SIGKILL
         assert other.poll() is None
         mark = f"ZEN_CLAIM={attempt.token}".encode()
@@ -279,7 +284,7 @@ def _race(root: str, gate: str, answers: multiprocessing.SimpleQueue[str]) -> No
     while not os.path.exists(gate):
         pass
     try:
-        answers.put(str(records.claim(store, "r", "s", {}).number))
+        answers.put(str(claims.claim(store, "r", "s", {}).number))
     except DuplicateError:
         answers.put("duplicate")
     except BaseException as error:
@@ -291,7 +296,7 @@ def _race(root: str, gate: str, answers: multiprocessing.SimpleQueue[str]) -> No
 @pytest.mark.parametrize("before", ["nothing", "a failure", "a death"])
 def test_of_16_claims_one_wins(store: Store, tmp_path: Path, before: str) -> None:
     if before != "nothing":
-        attempt = records.claim(store, "r", "s", dead_process() if before == "a death" else {})
+        attempt = claims.claim(store, "r", "s", dead_process() if before == "a death" else {})
         if before == "a failure":
             attempt.finish(BAD)
     context = multiprocessing.get_context("fork")
@@ -310,22 +315,22 @@ def test_of_16_claims_one_wins(store: Store, tmp_path: Path, before: str) -> Non
 
 @given(st.text(max_size=80))
 def test_new_run_ids_are_dns_labels(name: str) -> None:
-    run = records.new_run_id(name)
-    assert records.check_run_id(run) == run
+    run = new_run_id(name)
+    assert check_run_id(run) == run
     assert len(run) <= 63
     assert set(run) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
     assert run[0] not in "-" and run[-1] not in "-"
 
 
 def test_run_ids() -> None:
-    first, second = records.new_run_id("My Pipeline!"), records.new_run_id("My Pipeline!")
+    first, second = new_run_id("My Pipeline!"), new_run_id("My Pipeline!")
     assert first != second
     assert first.startswith("my-pipeline-20")
     for good in ("a", "A.b_c-1", "x" * 63):
-        assert records.check_run_id(good) == good
+        assert check_run_id(good) == good
     for bad in ("", ".", "..", "-a", "a/b", "a b", "é", "x" * 64, "a\n"):
         with pytest.raises(UsageError, match="run id"):
-            records.check_run_id(bad)
+            check_run_id(bad)
 
 
 def test_runs_and_configs(store: Store) -> None:
@@ -344,49 +349,49 @@ def test_runs_and_configs(store: Store) -> None:
 
 def test_the_cache_needs_the_artifacts(store: Store, tmp_path: Path) -> None:
     step = {"call": "m:f", "run": None, "args": {"x": 1}, "outputs": ["f", "d"], "as": "path", "env": {}, "timeout": 5}
-    key = records.cache_key("s", step, {"i": "sha256:1"}, "code", "image")
-    assert records.cache_get(store, key) is None
-    attempt = records.claim(store, "r", "s", {})
+    key = cache_key("s", step, {"i": "sha256:1"}, "code", "image")
+    assert cache_get(store, key) is None
+    attempt = claims.claim(store, "r", "s", {})
     (tmp_path / "f").write_bytes(b"1")
     (tmp_path / "d").mkdir()
     outputs = {name: artifacts.publish(store, f"{attempt.prefix}/out/{name}", str(tmp_path / name)) for name in ("f", "d")}
-    records.cache_put(store, key, {"run": "r", "step": "s", "attempt": 1})
-    assert records.cache_get(store, key) is None  # no result yet
+    cache_put(store, key, {"run": "r", "step": "s", "attempt": 1})
+    assert cache_get(store, key) is None  # no result yet
     attempt.finish({**GOOD, "outputs": outputs})
-    record = records.cache_get(store, key)
+    record = cache_get(store, key)
     assert record == records.good_result(store, "r", "s")
     for name in ("f", "d"):
         kept = Path(store.url_of(f"{attempt.prefix}/out/{name}"))
         kept.rename(tmp_path / "away")
-        assert records.cache_get(store, key) is None
+        assert cache_get(store, key) is None
         (tmp_path / "away").rename(kept)
-    assert records.cache_get(store, key) == record
+    assert cache_get(store, key) == record
     for torn in (b"", b"{}", b'{"run":"../..","step":"s","attempt":1}', b'{"run":"r","step":"s","attempt":"x"}'):
         store.put(f"cache/{key}.json", torn)
-        assert records.cache_get(store, key) is None
+        assert cache_get(store, key) is None
 
 
 def test_the_cache_key_holds_what_matters() -> None:
     step = {"call": "m:f", "args": {"x": 1}, "outputs": ["f"], "as": "path", "env": {}, "timeout": 5, "retry": {}}
-    key = records.cache_key("s", step, {"i": "1"}, "c", "i")
-    assert key == records.cache_key("s", {**step, "timeout": 6, "retry": {"limit": 1}}, {"i": "1"}, "c", "i")
+    key = cache_key("s", step, {"i": "1"}, "c", "i")
+    assert key == cache_key("s", {**step, "timeout": 6, "retry": {"limit": 1}}, {"i": "1"}, "c", "i")
     others = [
-        records.cache_key("t", step, {"i": "1"}, "c", "i"),
-        records.cache_key("s", {**step, "args": {"x": 2}}, {"i": "1"}, "c", "i"),
-        records.cache_key("s", {**step, "env": {"A": "1"}}, {"i": "1"}, "c", "i"),
-        records.cache_key("s", step, {"i": "2"}, "c", "i"),
-        records.cache_key("s", step, {"j": "1"}, "c", "i"),
-        records.cache_key("s", step, {"i": "1"}, None, "i"),
-        records.cache_key("s", step, {"i": "1"}, "c", None),
+        cache_key("t", step, {"i": "1"}, "c", "i"),
+        cache_key("s", {**step, "args": {"x": 2}}, {"i": "1"}, "c", "i"),
+        cache_key("s", {**step, "env": {"A": "1"}}, {"i": "1"}, "c", "i"),
+        cache_key("s", step, {"i": "2"}, "c", "i"),
+        cache_key("s", step, {"j": "1"}, "c", "i"),
+        cache_key("s", step, {"i": "1"}, None, "i"),
+        cache_key("s", step, {"i": "1"}, "c", None),
     ]
     assert len({key, *others}) == 8
 
 
 def test_logs_are_followed_over_segments_and_attempts(store: Store) -> None:
     got: list[bytes] = []
-    reader = threading.Thread(target=lambda: got.extend(records.log_chunks(store, "r", "s", follow=True)))
+    reader = threading.Thread(target=lambda: got.extend(log_chunks(store, "r", "s", follow=True)))
     reader.start()
-    first = records.claim(store, "r", "s", {})
+    first = claims.claim(store, "r", "s", {})
     for text in (b"1", b"12", b"123"):
         store.put(f"{first.prefix}/log/000001.txt", text)
         time.sleep(0.15)
@@ -397,23 +402,23 @@ def test_logs_are_followed_over_segments_and_attempts(store: Store) -> None:
     reader.join(10)
     assert not reader.is_alive()
     assert b"".join(got) == b"12345"
-    assert b"".join(records.log_chunks(store, "r", "s")) == b"5"
-    assert b"".join(records.log_chunks(store, "r", "s", attempt=1)) == b"1234"
+    assert b"".join(log_chunks(store, "r", "s")) == b"5"
+    assert b"".join(log_chunks(store, "r", "s", attempt=1)) == b"1234"
 
 
-def _fail_and_claim(store: Store, attempt: records.Attempt) -> records.Attempt:
+def _fail_and_claim(store: Store, attempt: claims.Attempt) -> claims.Attempt:
     """Let the retry begin before a reader can see that the attempt has ended."""
     body = wire.dumps({"pid": os.getpid()}).encode()
     store.put(f"runs/{attempt.run}/{attempt.step}/{attempt.number + 1}/claim.json", body)
     attempt.finish(BAD)
-    return records.Attempt(store, attempt.run, attempt.step, attempt.number + 1, "0" * 16)
+    return claims.Attempt(store, attempt.run, attempt.step, attempt.number + 1, "0" * 16)
 
 
 def test_following_can_be_stopped(store: Store) -> None:
-    assert list(records.log_chunks(store, "r", "s")) == []
-    assert list(records.log_chunks(store, "r", "s", follow=True, stop=lambda: True)) == []
+    assert list(log_chunks(store, "r", "s")) == []
+    assert list(log_chunks(store, "r", "s", follow=True, stop=lambda: True)) == []
 
 
 def test_times_are_rfc_3339() -> None:
-    assert records.utc(0) == "1970-01-01T00:00:00.000Z"
-    assert records.utc(1700000000.9876) == "2023-11-14T22:13:20.987Z"
+    assert utc(0) == "1970-01-01T00:00:00.000Z"
+    assert utc(1700000000.9876) == "2023-11-14T22:13:20.987Z"

@@ -16,12 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends import registry
-from backends.base import (
-    BaseBackend,
-    OrchestratorBaseBackend,
-    ProcessingBaseBackend,
-    TrainingBaseBackend,
-)
+from backends.base import BaseBackend, OrchestratorBaseBackend, ProcessingBaseBackend, TrainingBaseBackend
 from backends.errors import ConfigError
 from backends.orchestrator.local import OrchestratorLocalBackend
 

@@ -13,14 +13,16 @@ from typing import Any
 import pytest
 import yaml
 
-from backends import records, shipping, wire
+from backends import wire
 from backends.base import FAILED, PENDING, UNKNOWN, OrchestratorBaseBackend
 from backends.errors import ConfigError, DuplicateError, InfraError, PlacementError, Terminated, UsageError
-from backends.orchestrator import remote, submission
-from backends.orchestrator.following import Seen
-from backends.orchestrator.remote import Fault, call, sdk
-from backends.store import LocalStore
-from entrypoint import load
+from backends.orchestrator.remote import calls, submission
+from backends.orchestrator.remote.calls import Fault, call, sdk
+from backends.orchestrator.remote.platform import Seen
+from backends.shipping.shipment import ship
+from backends.store import records
+from backends.store.local import LocalStore
+from entrypoint.runtime import load
 from tests import helpers
 from tests.fake_platform import OrchestratorFakeBackend, Platform
 
@@ -179,7 +181,7 @@ class TestSubmit:
 
     def test_a_throttled_platform_is_asked_again(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         slept: list[float] = []
-        monkeypatch.setattr(remote, "sleep", slept.append)
+        monkeypatch.setattr(calls, "sleep", slept.append)
         place.fail(("submit", "throttled"), ("submit", "throttled"), ("submitted", "throttled"))
         handle = BACKEND.submit(place.config(in_a_row(2)), "r", place.store)
         assert BACKEND.wait(handle)["class"] == "success"
@@ -449,7 +451,7 @@ class TestCommandLine:
         documents = json.loads(place.submit("--dry-run", "-o", "json").stdout)
         assert list(yaml.safe_load_all(rendered.stdout)) == documents
         assert place.store.names("") == [] and place.jobs() == []
-        shipment = shipping.ship(config, str(place.folder), mounts=["/"])
+        shipment = ship(config, str(place.folder), mounts=["/"])
         assert documents == BACKEND.render(shipment.config, "r")
         handle = json.loads(place.submit("-o", "json").stdout)
         assert handle["config"] == shipment.sha
@@ -513,7 +515,7 @@ class TestCommandLine:
 class TestCall:
     def test_it_tries_again_where_that_helps(self, monkeypatch: pytest.MonkeyPatch) -> None:
         slept: list[float] = []
-        monkeypatch.setattr(remote, "sleep", slept.append)
+        monkeypatch.setattr(calls, "sleep", slept.append)
         answers: list[Any] = [OSError("one"), OSError("two"), 3]
 
         def function() -> Any:
@@ -527,7 +529,7 @@ class TestCall:
 
     def test_it_gives_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
         slept: list[float] = []
-        monkeypatch.setattr(remote, "sleep", slept.append)
+        monkeypatch.setattr(calls, "sleep", slept.append)
 
         def function() -> None:
             raise OSError("slow down")

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from backends import document, outcome, registry, resolve, wire
+from backends import outcome, registry, wire
+from backends.config import document, resolve
 from backends.errors import ConfigError
-from entrypoint import load
+from entrypoint.runtime import load
 from tests.unit.test_document import PLAIN
 from tests.unit.test_spec import SAMPLE, accepts, plain
 

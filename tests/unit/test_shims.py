@@ -9,21 +9,21 @@ from typing import Any
 
 import pytest
 
-from entrypoint import engines
+from entrypoint.runtime import processing
 
 ROOT = Path(__file__).resolve().parents[2]
-SHIMS = sorted((ROOT / "entrypoint").glob("shim*.py"))
+SHIMS = sorted((ROOT / "entrypoint" / "shims").glob("[!_]*.py"))
 
 
 def load(name: str) -> Any:
-    found: Any = spec_from_file_location(f"_{name}", ROOT / f"entrypoint/{name}.py")
+    found: Any = spec_from_file_location(f"_{name}", ROOT / f"entrypoint/shims/{name}.py")
     module = module_from_spec(found)
     found.loader.exec_module(module)
     return module
 
 
 def test_all_shims_are_looked_at() -> None:
-    assert {path.stem for path in SHIMS} >= {"shim", "shim_beam", "shim_frames", "shim_spark"}
+    assert {path.stem for path in SHIMS} >= {"call", "beam", "frames", "spark"}
 
 
 @pytest.mark.parametrize("path", SHIMS, ids=lambda path: path.stem)
@@ -39,7 +39,7 @@ TRACE = f"""\
 Traceback (most recent call last):
   File "{Path(ast.__file__).parent}/runpy.py", line 1, in run
     exec(code)
-  File "{ROOT}/entrypoint/shim_beam.py", line 1, in main
+  File "{ROOT}/entrypoint/shims/beam.py", line 1, in main
     returned = function()
   File "/engine/core.py", line 5, in process
     yield from fn(element)
@@ -58,7 +58,7 @@ ValueError: first line
 
 
 def test_of_a_traceback_the_users_frames_and_what_they_called_are_kept() -> None:
-    frames = load("shim_frames")
+    frames = load("frames")
     kept = frames.users(TRACE.splitlines(), lambda file: file.startswith("/engine/"))
     assert kept == [
         "Traceback (most recent call last):",
@@ -74,7 +74,7 @@ def test_of_a_traceback_the_users_frames_and_what_they_called_are_kept() -> None
 
 
 def test_of_several_tracebacks_the_last_one_counts() -> None:
-    frames = load("shim_frames")
+    frames = load("frames")
     try:
         try:
             raise KeyError("cause")
@@ -86,10 +86,10 @@ def test_of_several_tracebacks_the_last_one_counts() -> None:
     assert frames.last_of(f"Worker says: {TRACE}\n\nand\n{frames.BEGIN}\nKeyError: 1") == [frames.BEGIN, "KeyError: 1"]
 
 
-@pytest.mark.parametrize("text", ['{"counters": [', "", "[1]", "é", "{" + " " * engines.METRICS + "}"])
+@pytest.mark.parametrize("text", ['{"counters": [', "", "[1]", "é", "{" + " " * processing.METRICS + "}"])
 def test_torn_metrics_are_none(tmp_path: Path, text: str) -> None:
-    assert engines.metrics(str(tmp_path)) is None
+    assert processing.metrics(str(tmp_path)) is None
     (tmp_path / "metrics.json").write_bytes(text.encode("latin-1"))
-    assert engines.metrics(str(tmp_path)) is None
+    assert processing.metrics(str(tmp_path)) is None
     (tmp_path / "metrics.json").write_text('{"a": 1}')
-    assert engines.metrics(str(tmp_path)) == {"a": 1}
+    assert processing.metrics(str(tmp_path)) == {"a": 1}

@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 
-from backends import shipping, wire
+from backends import wire
 from backends.errors import ConfigError, InfraError, InputError
 from backends.orchestrator import docker
-from backends.store import LocalStore, open_store
-from entrypoint import load
+from backends.orchestrator.docker import render
+from backends.shipping.shipment import archive_key, receive, ship, upload
+from backends.store import open_store
+from backends.store.local import LocalStore
+from entrypoint.runtime import load
 from tests import helpers
 
 
@@ -34,7 +37,7 @@ def test_the_same_code_and_config_give_the_same_bytes_on_every_machine(tmp_path:
         (tmp_path / place).mkdir(parents=True)
         code(tmp_path / place)
         config = resolved(tmp_path / place, code="code")
-        shipments.append(shipping.ship(config, str(tmp_path / place)))
+        shipments.append(ship(config, str(tmp_path / place)))
         assert config["code"] == str(tmp_path / place / "code")  # left as it was
     assert shipments[0].sha == shipments[1].sha == wire.sha256(shipments[0].data)
     assert str(tmp_path) not in shipments[0].data.decode()
@@ -44,7 +47,7 @@ def test_the_same_code_and_config_give_the_same_bytes_on_every_machine(tmp_path:
 
 def test_no_code_and_shipped_code_need_no_archive(tmp_path: Path) -> None:
     for config in (resolved(tmp_path, code=None), {**resolved(tmp_path, code=None), "code": "sha256:" + "0" * 64}):
-        shipment = shipping.ship(config, str(tmp_path))
+        shipment = ship(config, str(tmp_path))
         assert shipment.archive is None and shipment.receipt is None
         assert shipment.config["code"] == config["code"]
 
@@ -53,7 +56,7 @@ def test_a_shipped_config_is_a_resolved_one(tmp_path: Path) -> None:
     config = {**resolved(tmp_path, code=None), "code": "sha256:" + "0" * 64, "base": "/"}
     source = load.Source(wire.dumps(config).encode(), "shipped", str(tmp_path))
     assert load.load(source, environ={}, overrides=["steps.a.cache=false"])[0] == config
-    body = docker.Recipe(docker.OrchestratorDockerBackend(), config).body("a", None)
+    body = render.Renderer(docker.OrchestratorDockerBackend(), config).body("a", None)
     assert body["HostConfig"]["Mounts"] == []
 
 
@@ -63,28 +66,28 @@ def test_what_is_on_this_machine_alone_is_refused_all_at_once(tmp_path: Path) ->
         tmp_path, store="./runs", code=None, steps={"a": {"run": ["true"], "inputs": {"x": "./x.csv", "y": "s3://b/y"}}}
     )
     with pytest.raises(ConfigError) as caught:
-        shipping.ship(config, str(tmp_path))
+        ship(config, str(tmp_path))
     assert [problem.path for problem in caught.value.problems] == ["store", "steps.a.inputs.x"]
     assert "s3://bucket/prefix" in str(caught.value) and str(tmp_path / "x.csv") in str(caught.value)
-    shipping.ship(config, str(tmp_path), mounts=[str(tmp_path)])
+    ship(config, str(tmp_path), mounts=[str(tmp_path)])
     with pytest.raises(ConfigError):
-        shipping.ship(config, str(tmp_path), mounts=[str(tmp_path)[:-1]])
+        ship(config, str(tmp_path), mounts=[str(tmp_path)[:-1]])
 
 
 def test_the_store_inside_the_code_does_not_ship(tmp_path: Path) -> None:
     code(tmp_path)
     helpers.write(tmp_path / "code" / "runs", {"big": "x" * 1000})
     config = resolved(tmp_path, code="code", store="./code/runs")
-    receipt = shipping.ship(config, str(tmp_path), mounts=["/"]).receipt
+    receipt = ship(config, str(tmp_path), mounts=["/"]).receipt
     assert receipt is not None and receipt["files"] == 2
 
 
 def test_all_is_uploaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code(tmp_path)
-    shipment = shipping.ship(resolved(tmp_path, code="code"), str(tmp_path))
+    shipment = ship(resolved(tmp_path, code="code"), str(tmp_path))
     store = open_store(str(tmp_path / "store"))
-    shipping.upload(shipment, store)
-    key = shipping.archive_key(shipment.config["code"])
+    upload(shipment, store)
+    key = archive_key(shipment.config["code"])
     assert wire.sha256(store.get(key) or b"") == key.split("/")[1].removesuffix(".tar.gz")
     assert store.get(f"configs/{shipment.sha}.json") == shipment.data
 
@@ -93,38 +96,38 @@ def test_all_is_uploaded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(LocalStore, "upload", refuse)
     monkeypatch.setattr(LocalStore, "put", refuse)
-    shipping.upload(shipment, store)
+    upload(shipment, store)
 
 
 def test_a_shipped_config_whose_code_is_elsewhere_is_refused(tmp_path: Path) -> None:
-    shipment = shipping.ship({**resolved(tmp_path, code=None), "code": "sha256:" + "0" * 64}, str(tmp_path))
+    shipment = ship({**resolved(tmp_path, code=None), "code": "sha256:" + "0" * 64}, str(tmp_path))
     with pytest.raises(ConfigError, match="submit from the config"):
-        shipping.upload(shipment, open_store(str(tmp_path / "store")))
+        upload(shipment, open_store(str(tmp_path / "store")))
 
 
 class TestReceive:
     @pytest.fixture
     def shipped(self, tmp_path: Path) -> tuple[str, LocalStore]:
         code(tmp_path)
-        shipment = shipping.ship(resolved(tmp_path, code="code"), str(tmp_path))
+        shipment = ship(resolved(tmp_path, code="code"), str(tmp_path))
         store = LocalStore(str(tmp_path / "store"))
-        shipping.upload(shipment, store)
+        upload(shipment, store)
         return shipment.config["code"], store
 
     def test_it_is_unpacked_once_where_only_this_user_writes(self, tmp_path: Path, shipped: tuple[str, LocalStore]) -> None:
         name, store = shipped
         environ = {"TMPDIR": str(tmp_path / "tmp")}
         (tmp_path / "tmp").mkdir()
-        target = Path(shipping.receive(name, store, environ))
+        target = Path(receive(name, store, environ))
         assert target == tmp_path / "tmp" / f"zen-runner-code-{os.geteuid()}" / name.removeprefix("sha256:")
         assert target.parent.stat().st_mode & 0o777 == 0o700
         assert sorted(path.name for path in target.rglob("*")) == ["data", "mod.py", "x.txt"]
         shutil.rmtree(store.root)
-        assert shipping.receive(name, store, environ) == str(target)  # not so much as a look at the store
+        assert receive(name, store, environ) == str(target)  # not so much as a look at the store
 
     def test_a_directory_can_be_named(self, tmp_path: Path, shipped: tuple[str, LocalStore]) -> None:
         environ = {"ZEN_RUNNER_CODE_DIR": str(tmp_path / "deep" / "er")}
-        assert Path(shipping.receive(*shipped, environ)).parent == tmp_path / "deep" / "er"
+        assert Path(receive(*shipped, environ)).parent == tmp_path / "deep" / "er"
 
     def test_a_bucket_store_is_downloaded_and_leaves_no_archive(
         self, tmp_path: Path, shipped: tuple[str, LocalStore], monkeypatch: pytest.MonkeyPatch
@@ -132,7 +135,7 @@ class TestReceive:
         name, store = shipped
         remote = _Remote(store)
         environ = {"ZEN_RUNNER_CODE_DIR": str(tmp_path / "dir")}
-        target = shipping.receive(name, remote, environ)  # type: ignore[arg-type]
+        target = receive(name, remote, environ)  # type: ignore[arg-type]
         assert os.listdir(tmp_path / "dir") == [os.path.basename(target)]
 
     @pytest.mark.parametrize("what", ["writable by others", "a link", "a file"])
@@ -147,22 +150,22 @@ class TestReceive:
             place.mkdir()
             place.chmod(0o777)
         with pytest.raises(ConfigError, match="ZEN_RUNNER_CODE_DIR"):
-            shipping.receive(*shipped, {"TMPDIR": str(tmp_path)})
+            receive(*shipped, {"TMPDIR": str(tmp_path)})
 
     def test_a_place_that_can_not_be_written(self, tmp_path: Path, shipped: tuple[str, LocalStore]) -> None:
         with pytest.raises(InfraError, match="ZEN_RUNNER_CODE_DIR"):
-            shipping.receive(*shipped, {"TMPDIR": str(tmp_path / "nowhere")})
+            receive(*shipped, {"TMPDIR": str(tmp_path / "nowhere")})
 
     def test_a_missing_or_changed_archive_is_an_input_error(self, tmp_path: Path, shipped: tuple[str, LocalStore]) -> None:
         name, store = shipped
         environ = {"TMPDIR": str(tmp_path)}
-        store.put(shipping.archive_key(name), b"something else")
+        store.put(archive_key(name), b"something else")
         with pytest.raises(InputError, match="sha256"):
-            shipping.receive(name, store, environ)
-        store.delete(shipping.archive_key(name))
+            receive(name, store, environ)
+        store.delete(archive_key(name))
         for kind in (store, _Remote(store)):
             with pytest.raises(InputError, match="submit the pipeline again"):
-                shipping.receive(name, kind, environ)  # type: ignore[arg-type]
+                receive(name, kind, environ)  # type: ignore[arg-type]
 
     def test_a_step_runs_in_it(self, tmp_path: Path, shipped: tuple[str, LocalStore]) -> None:
         config = resolved(tmp_path, code="code", store="./store", steps={"a": {"call": "mod:run", "cache": True}})

@@ -9,8 +9,9 @@ from typing import Any
 import jsonschema
 import pytest
 
-from backends import document, spec
-from entrypoint import load
+from backends.config import document
+from backends.config import schema as spec
+from entrypoint.runtime import load
 from tests.helpers import ROOT
 
 SAMPLE = """\

@@ -15,7 +15,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from backends.errors import ConfigError, InfraError, UsageError
-from backends.store import LocalStore, check_key, open_store
+from backends.store import open_store
+from backends.store.base import check_key
+from backends.store.local import LocalStore
 from tests import store_model
 
 StoreMachine = store_model.machine(lambda: open_store(tempfile.mkdtemp(prefix="zen-store-")))
@@ -196,7 +198,7 @@ def test_of_many_creates_exactly_one_wins(tmp_path: Path) -> None:
 
 def test_the_local_store_imports_next_to_nothing() -> None:
     code = (
-        "import os, sys; before = set(sys.modules); import backends.store, backends.records, backends.artifacts;"
+        "import os, sys; before = set(sys.modules); import backends.store, backends.store.records, backends.store.artifacts;"
         "print(*sorted(m for m in set(sys.modules) - before if not m.startswith('backends')))"
     )
     root = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from entrypoint.supervise import Supervisor
+from entrypoint.runtime.supervise import Supervisor
 
 
 def test_a_poll_can_be_woken_from_another_thread_and_before_it_begins() -> None:

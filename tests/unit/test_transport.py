@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from backends import transport
+from backends.config import transport
 from backends.errors import ConfigError
-from entrypoint import load
+from entrypoint.runtime import load
 
 
 def _noise(size: int) -> bytes:

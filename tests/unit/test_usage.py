@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from entrypoint import usage
-from entrypoint.usage import Tree
+from entrypoint.runtime import usage
+from entrypoint.runtime.usage import Tree
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from backends.errors import PlacementError, UsageError
-from entrypoint import workers
+from entrypoint.runtime import workers
 from tests import helpers
 
 SPARK = {"SPARK_HOME": "/opt/spark", "JAVA_HOME": "/jre"}

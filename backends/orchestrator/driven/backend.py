@@ -1,0 +1,263 @@
+"""Orchestrators whose driver is a process on the client's machine: the shared part of ``local`` and ``docker``.
+
+``run`` drives in this process. ``submit`` starts ``zen-runner run`` as a program of its own and writes down who
+that is, so that any later process can ask the store, and on the same machine the kernel, how it goes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from abc import abstractmethod
+
+from backends import outcome, wire
+from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, SUCCEEDED, UNKNOWN, OrchestratorBaseBackend
+from backends.errors import DuplicateError, InfraError, UsageError
+from backends.orchestrator.driven.spawn import cpus, log_path, sigterm, spawn
+from backends.process import is_alive, process_start, utc, whoami
+from backends.store import open_store, records
+from backends.store.keys import handle_key, is_step
+from backends.store.logs import log_chunks
+from backends.store.records import read_handle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from typing import Any
+
+    from backends.orchestrator.driven.launcher import Launcher, Report
+    from backends.store.base import Store
+
+
+_WHO = ("host", "boot", "pid_ns", "pid", "pid_start")
+_STATES = {outcome.SUCCESS: SUCCEEDED, outcome.TERMINATED: CANCELLED}
+
+
+class ClientDrivenBackend(OrchestratorBaseBackend):
+    """An orchestrator that is there once it can make a launcher and render; ``cleanup`` is for what a dead driver left.
+
+    A subclass's ``__init__`` sets ``max_parallel`` (None: one attempt a CPU) and ``keep_going``.
+    """
+
+    max_parallel: int | None
+    keep_going: bool
+
+    def runs_here(self) -> bool:
+        """Tell whether steps are processes of the driver's own machine, so that the command line hands over its launcher."""
+        return False
+
+    @abstractmethod
+    def make_launcher(self, config: Mapping[str, Any], run_id: str, store: Store) -> Launcher:
+        """Return what runs the attempts of this run."""
+
+    def cleanup(self, handle: Mapping[str, Any]) -> None:
+        """Remove what a driver that no longer lives left running; nothing, unless a subclass knows better."""
+
+    def run(
+        self,
+        config: Mapping[str, Any],
+        run_id: str,
+        store: Store,
+        launcher: Launcher | None = None,
+        *,
+        report: Report | None = None,
+        stop_requested: Callable[[], bool] | None = None,
+    ) -> dict[str, Any]:
+        from backends.orchestrator.driven.driver import drive
+
+        return drive(
+            config,
+            run_id,
+            store,
+            self.make_launcher(config, run_id, store) if launcher is None else launcher,
+            max_parallel=self.max_parallel or cpus(),
+            keep_going=self.keep_going,
+            report=report,
+            stop_requested=stop_requested,
+        )
+
+    def submit(self, config: Mapping[str, Any], run_id: str, store: Store) -> dict[str, Any]:
+        earlier = read_handle(store, run_id)
+        if earlier is not None and is_alive(earlier):
+            raise DuplicateError(f"run {run_id!r} has a driver already: process {earlier['pid']} on {earlier['host']}")
+        digest = records.put_config(store, config)
+        key = f"configs/{digest}.json"
+        argv = [sys.executable, "-P", "-m", "entrypoint", "run", "--config", store.url_of(key), "--run-id", run_id]
+        # The whole block, since a short name alone would drop its arguments.
+        argv += ["--backend", wire.dumps(self.to_config()), "--output", "json"]
+        log = log_path(store, run_id)
+        pid = spawn(argv, log)
+        handle = {
+            "version": 1,
+            "run": run_id,
+            "store": store.url,
+            "config": digest,
+            "backend": self.to_config(),
+            "submitted": utc(),
+            "log": log,
+            **whoami(),
+            "pid": pid,
+            "pid_start": process_start(pid),
+        }
+        try:
+            store.put(handle_key(run_id), wire.dumps(handle).encode())
+        except InfraError:
+            os.kill(pid, sigterm())  # a driver that nobody can find again must not run
+            raise
+        return handle
+
+    def status(self, handle: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return self._status(handle)
+        except InfraError as error:
+            return _answer(handle, UNKNOWN, {"message": str(error)}, {})
+
+    def logs(self, handle: Mapping[str, Any], step: str | None = None, follow: bool = False) -> Iterator[bytes]:
+        store = open_store(handle["store"])
+        seen = False
+
+        def over() -> bool:
+            nonlocal seen
+            before, seen = seen, _is_over(store, handle)
+            return before  # once more after the end, for what was written between the last look and the end
+
+        if step is None:
+            return _tail(handle, follow, over)
+        config = records.get_config(store, handle["config"])
+        if config is not None and step not in config["steps"]:
+            raise UsageError(f"run {handle['run']!r} has no step {step!r}; its steps are {', '.join(config['steps'])}")
+        return log_chunks(store, handle["run"], step, follow=follow, stop=over)
+
+    def cancel(self, handle: Mapping[str, Any]) -> None:
+        store = open_store(handle["store"])
+        told = False
+        elsewhere = ""
+        for driver in _drivers(store, handle):
+            lives = is_alive(driver)
+            if lives is None:
+                elsewhere = driver["host"]
+                continue
+            # A driver that has not taken over its signals yet can't write that it was cancelled, and a dead one neither.
+            who = {name: driver[name] for name in _WHO}
+            store.put(f"runs/{handle['run']}/cancel.json", wire.dumps({"at": utc(), **who}).encode())
+            if lives:
+                told = True
+                try:
+                    os.kill(driver["pid"], sigterm())
+                except ProcessLookupError:
+                    pass  # it ended just now
+                except PermissionError as error:
+                    raise InfraError(f"the driver of run {handle['run']!r} belongs to another user") from error
+        if elsewhere and not told:
+            raise InfraError(f"the driver of run {handle['run']!r} is on {elsewhere}: cancel it there")
+        if not told:  # a driver that lives cleans up after itself
+            self.cleanup(handle)
+
+    def _status(self, handle: Mapping[str, Any]) -> dict[str, Any]:
+        store = open_store(handle["store"])
+        run = records.read_run(store, handle["run"])
+        driver = handle
+        lives = is_alive(handle)
+        if run is None or (lives and run["pid"] != handle["pid"]):
+            run = {}
+        elif run["state"] == RUNNING:
+            driver = run
+            lives = is_alive(run)
+        else:
+            return _answer(handle, _state(run["state"]), run, _steps(store, handle, ended=True))
+        steps = _steps(store, handle, ended=lives is False)
+        if lives:
+            return _answer(handle, RUNNING if run else PENDING, {}, steps)
+        if lives is None:
+            message = f"the driver is on {driver['host']}, where alone can be seen whether it lives"
+            return _answer(handle, UNKNOWN, {"message": message}, steps)
+        asked = records.read_json(store, f"runs/{handle['run']}/cancel.json") or {}
+        if all(asked.get(name) == driver[name] for name in _WHO):
+            name, message = outcome.TERMINATED, "the run was cancelled"
+        else:
+            name, message = outcome.INFRA, f"the driver died; a run with the same run id resumes. Its log: {handle['log']}"
+        return _answer(handle, _state(name), {"class": name, "exit_code": outcome.code_of(name), "message": message}, steps)
+
+
+def end_orphans(handle: Mapping[str, Any]) -> None:
+    """End the steps that a killed driver left behind on this machine, and give their attempts a result.
+
+    Args:
+        handle: the run's handle.
+    """
+    from backends.store import autopsy
+
+    store, run = open_store(handle["store"]), handle["run"]
+    for step in store.names(f"runs/{run}"):
+        for number in records.attempts(store, run, step)[-1:] if is_step(step) else []:
+            claim = store.get(f"runs/{run}/{step}/{number}/claim.json")
+            if claim is not None and records.result(store, run, step, number) is None:
+                try:
+                    autopsy.perform(store, run, step, number, claim)
+                except DuplicateError:
+                    pass  # its owner lives: not this driver's
+
+
+def _drivers(store: Store, handle: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return who may drive the run now: the submitted driver, and one that resumed the run since."""
+    run = records.read_run(store, handle["run"])
+    drivers = [handle]
+    if run is not None and run["state"] == RUNNING:
+        drivers.append(run)
+    elif run is not None and is_alive(handle) is None:
+        return []
+    return drivers
+
+
+def _is_over(store: Store, handle: Mapping[str, Any]) -> bool:
+    """Tell whether nobody works on the run; a driver that can't be seen counts as working until its run ended."""
+    return all(is_alive(driver) is False for driver in _drivers(store, handle))
+
+
+def _state(name: str) -> str:
+    return _STATES.get(name, FAILED)
+
+
+def _steps(store: Store, handle: Mapping[str, Any], ended: bool) -> dict[str, str]:
+    """Return each step's state by name, from the records alone."""
+    config = records.get_config(store, handle["config"])
+    found = records.results(store, handle["run"])
+    begun = set(store.names(f"runs/{handle['run']}"))
+    states = {}
+    for step in config["steps"] if config is not None else sorted({*found, *filter(is_step, begun)}):
+        record = found.get(step)
+        if step not in begun:
+            state = SKIPPED if ended else PENDING
+        elif record is not None and (
+            ended or record["class"] == outcome.SUCCESS or records.attempts(store, handle["run"], step)[-1] == record["attempt"]
+        ):
+            state = _state(record["class"])
+        else:
+            state = UNKNOWN if ended else RUNNING
+        states[step] = state
+    return states
+
+
+def _answer(handle: Mapping[str, Any], state: str, run: Mapping[str, Any], steps: Mapping[str, str]) -> dict[str, Any]:
+    keys = {"class": None, "exit_code": None, "message": ""}
+    return {
+        "run": handle["run"],
+        "state": state,
+        **{key: run.get(key, default) for key, default in keys.items()},
+        "steps": dict(steps),
+    }
+
+
+def _tail(handle: Mapping[str, Any], follow: bool, over: Callable[[], bool]) -> Iterator[bytes]:
+    try:
+        with open(handle["log"], "rb") as file:
+            while True:
+                while data := file.read(1 << 16):
+                    yield data
+                if not follow or over():
+                    return
+                time.sleep(0.2)
+    except OSError as error:
+        why = f"{handle['log']} on {handle['host']} can't be read here: {error.strerror}"
+        raise InfraError(f"the driver's log {why}") from error

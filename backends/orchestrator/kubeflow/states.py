@@ -1,0 +1,20 @@
+"""What Kubeflow says of a task, in the project's own words."""
+
+from __future__ import annotations
+
+from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, SUCCEEDED
+
+TYPE_CHECKING = False
+
+
+OVER = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
+STATES = {
+    "PENDING": PENDING,
+    "RUNNING": RUNNING,
+    "PAUSED": RUNNING,
+    "CANCELING": RUNNING,
+    "SUCCEEDED": SUCCEEDED,
+    "SKIPPED": SKIPPED,
+    "FAILED": FAILED,
+    "CANCELED": CANCELLED,
+}

@@ -1,0 +1,241 @@
+"""How a run comes to its platform, once, whoever submits it, how often, and whoever is killed meanwhile.
+
+runs/<run>/handle.json      what was submitted, and what the platform calls it: a conditional create
+runs/<run>/submit.<n>.json  who took over the submission as the n-th, from the second on: a conditional create
+runs/<run>/cancel.json      the run was asked to stop
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import count
+
+from backends import outcome, wire
+from backends.backoff import backoff
+from backends.base import CANCELLED, FAILED, RUNNING
+from backends.errors import ConfigError, DuplicateError, Terminated, ZenRunnerError
+from backends.process import is_alive, utc, whoami
+from backends.store import records
+from backends.store.records import read_handle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from backends.orchestrator.remote.backend import OrchestratorRemoteBackend
+    from backends.shipping.shipment import Shipment
+    from backends.store.base import Store
+
+    Handle = dict[str, Any]
+
+SUBMITTING, INTERRUPTED, SUBMITTED = "submitting", "interrupted", "submitted"
+SILENT = 180.0
+"""Seconds after its last sign of life that a submitter on another machine counts as dead; more than one call may take."""
+
+sleep = time.sleep
+
+
+class Submission:
+    """The way of one run to its platform, by one process at a time."""
+
+    def __init__(
+        self,
+        backend: OrchestratorRemoteBackend,
+        shipment: Shipment,
+        unshipped: str,
+        run_id: str,
+        store: Store,
+        stop_requested: Callable[[], bool],
+    ) -> None:
+        self._backend = backend
+        self._shipment = shipment
+        self._unshipped = unshipped
+        self._run = run_id
+        self._store = store
+        self._stop_requested = stop_requested
+        self._number = 1
+        self._before: Handle | None = None
+
+    def perform(self) -> Handle:
+        """Return the run's handle, once all of it is with the platform."""
+        handle, found = self._acquire()
+        if found:
+            return handle
+        config, state = self._shipment.config, handle["state"]
+        done = frozenset(handle["resumed"])
+        try:
+            self._write_run()
+            if not done.issuperset(config["steps"]):
+                documents = self._backend.render(config, self._run, done)
+                self._backend._submit(config, documents, self._run, self._store, state, lambda: self._save(handle))
+            handle["phase"] = SUBMITTED
+            self._save(handle)
+        except DuplicateError:
+            raise
+        except Terminated:
+            self._store.put(cancel_key(self._run), wire.dumps({"version": 1, "at": utc()}).encode())
+            handle["phase"] = SUBMITTED
+            self._put(handle)
+            self._backend._cancel(dict(state))
+            raise
+        except BaseException as error:
+            if state.keys() == {"round"}:
+                self._undo()
+                raise
+            handle["phase"] = INTERRUPTED
+            try:
+                self._put(handle)
+            except ZenRunnerError:
+                pass  # the first error is the one to tell; a submitter that is gone is noticed without this
+            if isinstance(error, ZenRunnerError):
+                raise type(error)(
+                    f"{error}\nA part of run {self._run} is submitted: submit it again with --run-id {self._run} to complete it, "
+                    "or cancel it."
+                ) from error
+            raise
+        return handle
+
+    def _acquire(self) -> tuple[Handle, bool]:
+        """Return the handle, and whether the run is with the platform already; if not, this process is to bring it there."""
+        store, run = self._store, self._run
+        until = time.monotonic() + SILENT
+        for turn in count():
+            handle = read_handle(store, run)
+            if handle is None:
+                handle = self._new_handle()
+                if store.create(handle_key(run), wire.dumps(handle).encode()):
+                    return handle, False
+                continue
+            self._check(handle)
+            number, holder = holder_of(store, handle)
+            if handle["phase"] == SUBMITTING or number > handle["number"]:
+                if is_at_work(store, run, number, holder):
+                    if time.monotonic() > until:
+                        raise DuplicateError(
+                            f"run {run!r} is being submitted by process {holder.get('pid')} on {holder.get('host')}; wait for it"
+                        )
+                    sleep(min(1.0, backoff(0.1, turn)))
+                    continue
+            elif handle["phase"] == SUBMITTED and self._backend.status(handle)["state"] not in (FAILED, CANCELLED):
+                return handle, True
+            self._number = number + 1
+            if store.create(lease_key(run, self._number), wire.dumps({**whoami(), "at": utc()}).encode()):
+                return self._take_over(read_handle(store, run) or handle), False
+        raise AssertionError  # the count has no end
+
+    def _new_handle(self) -> Handle:
+        # A run that began elsewhere, on this machine perhaps, goes on with what it has.
+        earlier = records.read_run(self._store, self._run)
+        if earlier is not None and earlier.get("config") not in (self._shipment.sha, self._unshipped):
+            raise self._another()
+        handle = {
+            "version": 1,
+            "run": self._run,
+            "store": self._store.url,
+            "config": self._shipment.sha,
+            "backend": self._backend.to_config(),
+            "name": self._shipment.config["name"],
+            "submitted": utc(),
+            "began": round(time.time(), 3),
+            "phase": SUBMITTING,
+            **whoami(),
+            "number": self._number,
+            "code": self._shipment.receipt,
+            "state": {"round": 1},
+        }
+        return {**handle, **(self._resumption() if earlier else {"resumed": [], "before": {}})}
+
+    def _take_over(self, handle: Handle) -> Handle:
+        self._before = handle
+        handle = {**handle, **whoami(), "number": self._number, "backend": self._backend.to_config()}
+        cancelled = self._store.exists(cancel_key(self._run))
+        if handle["phase"] == SUBMITTED or cancelled:
+            if cancelled:
+                self._store.delete(cancel_key(self._run))
+            handle.update(submitted=utc(), began=round(time.time(), 3), code=self._shipment.receipt)
+            handle["state"] = {"round": handle["state"]["round"] + 1}
+            handle.update(self._resumption())
+        else:
+            handle["state"] = dict(handle["state"])
+        handle["phase"] = SUBMITTING
+        self._put(handle)
+        return handle
+
+    def _resumption(self) -> dict[str, Any]:
+        found = records.results(self._store, self._run)
+        steps = self._shipment.config["steps"]
+        return {
+            "resumed": [step for step in steps if step in found and found[step]["class"] == outcome.SUCCESS],
+            "before": {step: record["attempt"] for step, record in found.items()},
+        }
+
+    def _check(self, handle: Handle) -> None:
+        if handle["config"] != self._shipment.sha or "phase" not in handle:  # without one, it is a client-driven backend's
+            raise self._another()
+
+    def _another(self) -> ConfigError:
+        return ConfigError(
+            f"run {self._run!r} was started with another config, or other code; use a new run id, or what that run was "
+            "started with"
+        )
+
+    def _write_run(self) -> None:
+        earlier = records.read_run(self._store, self._run) or {}
+        record = {
+            "name": self._shipment.config["name"],
+            "config": self._shipment.sha,
+            "started": earlier.get("started") or utc(),
+            "state": RUNNING,
+        }
+        records.write_run(self._store, self._run, record)
+
+    def _save(self, handle: Handle) -> None:
+        if self._store.exists(lease_key(self._run, self._number + 1)):
+            raise DuplicateError(f"run {self._run!r}: another process has taken over its submission")
+        if self._stop_requested() or self._store.exists(cancel_key(self._run)):
+            raise Terminated(f"run {self._run!r} was cancelled while it was submitted")
+        self._put(handle)
+
+    def _put(self, handle: Handle) -> None:
+        self._store.put(handle_key(self._run), wire.dumps(handle).encode())
+
+    def _undo(self) -> None:
+        """Leave the run as it was before: nothing of it was started."""
+        if self._before is not None and self._before["state"].keys() != {"round"}:
+            self._put({**self._before, "number": self._number})
+            return
+        for number in range(2, self._number + 1):
+            self._store.delete(lease_key(self._run, number))
+        if not records.results(self._store, self._run):
+            self._store.delete(f"runs/{self._run}/run.json")
+        self._store.delete(handle_key(self._run))
+
+
+def handle_key(run: str) -> str:
+    return f"runs/{run}/handle.json"
+
+
+def lease_key(run: str, number: int) -> str:
+    return f"runs/{run}/submit.{number}.json"
+
+
+def cancel_key(run: str) -> str:
+    return f"runs/{run}/cancel.json"
+
+
+def holder_of(store: Store, handle: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
+    """Return the number of the last process that took on the submission, and who it is."""
+    run, number, holder = handle["run"], handle["number"], handle
+    while (body := records.read_json(store, lease_key(run, number + 1))) is not None:
+        number, holder = number + 1, body
+    return number, holder
+
+
+def is_at_work(store: Store, run: str, number: int, holder: Mapping[str, Any]) -> bool:
+    """Tell whether the process that took on a submission lives."""
+    lives = is_alive(holder)
+    if lives is not None:
+        return lives
+    ages = [store.age(handle_key(run)), store.age(lease_key(run, number))]
+    return min((age for age in ages if age is not None), default=SILENT) < SILENT

@@ -1,0 +1,89 @@
+"""Which process this is, whether another one still lives, and what time it is."""
+
+from __future__ import annotations
+
+import os
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+
+def is_alive(driver: Mapping[str, Any]) -> bool | None:
+    """Tell whether the process that a handle or ``run.json`` names lives; None if that can't be seen from here."""
+    here = whoami()
+    if driver["host"] != here["host"]:
+        return None
+    if driver["boot"] != here["boot"]:
+        return False  # the machine was started anew since
+    if driver["pid_ns"] != here["pid_ns"]:
+        return None
+    if here["pid_start"] is not None:
+        return driver["pid_start"] is not None and process_start(driver["pid"]) == driver["pid_start"]
+    try:  # without /proc a process id is all there is
+        os.kill(driver["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def utc(seconds: float | None = None) -> str:
+    """Return a time, by default now, as RFC 3339 in UTC with milliseconds.
+
+    Args:
+        seconds: since the epoch.
+    """
+    if seconds is None:
+        seconds = time.time()
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{int(seconds % 1 * 1000):03d}Z"
+
+
+def process_start(pid: int | str) -> str | None:
+    """Return when a process began, in the kernel's own count; None if it is gone, or a zombie, or can't be known here.
+
+    Source: field 22 and field 3 of ``/proc/<pid>/stat``, proc(5).
+    """
+    try:
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = os.read(fd, 4096)
+        finally:
+            os.close(fd)
+    except OSError:
+        return None
+    fields = text[text.rfind(b")") + 2 :].split()  # the name before it may hold anything
+    return None if len(fields) < 20 or fields[0] in (b"Z", b"X") else fields[19].decode()
+
+
+_whoami: dict[int, dict[str, Any]] = {}
+
+
+def whoami() -> dict[str, Any]:
+    """Return what tells this process from all others: host, boot, pid namespace, pid and its start."""
+    pid = os.getpid()
+    known = _whoami.get(pid)
+    if known is None:
+        boot = namespace = ""
+        try:
+            fd = os.open("/proc/sys/kernel/random/boot_id", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                boot = os.read(fd, 64).decode().strip()
+            finally:
+                os.close(fd)
+            namespace = os.readlink("/proc/self/ns/pid")
+        except OSError:
+            pass  # not Linux, or a sandbox without /proc: heartbeats alone tell
+        known = {
+            "host": os.uname().nodename,
+            "boot": boot,
+            "pid_ns": namespace,
+            "pid": pid,
+            "pid_start": process_start("self"),
+        }
+        _whoami.clear()  # a fork's child doesn't need its parent's
+        _whoami[pid] = known
+    return known

@@ -1,0 +1,235 @@
+"""What a new attempt does for a dead one: make sure that it is dead, save its last words, stop what it left running.
+
+Loaded only when a step's last attempt has a claim and no result.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backends import outcome, wire
+from backends.errors import DuplicateError
+from backends.process import process_start, whoami
+from backends.store import records
+
+if TYPE_CHECKING:
+    from backends.store.base import Store
+
+_TAIL = 2048  # bytes of the last log that go into the record
+_KILL_FOR = 5.0  # seconds
+
+
+def perform(store: Store, run: str, step: str, number: int, claim: bytes) -> None:
+    """Give a dead attempt its result.
+
+    Args:
+        store: where the run lives.
+        run: the run id.
+        step: the step's name.
+        number: the attempt, which has a claim and no result.
+        claim: the bytes of its claim, perhaps torn.
+
+    Raises:
+        DuplicateError: it isn't dead.
+        InfraError: the store could not be reached.
+    """
+    prefix = f"runs/{run}/{step}/{number}"
+    owner = _parse(claim)
+    here = _same_machine(owner)
+    gone = here and process_start(owner["pid"]) != owner["pid_start"]
+    silent = _silence(store, prefix)
+    if not gone and silent is not None and silent < records.DEAD_AFTER:
+        raise duplicate(run, step, number, claim, silent)
+    if gone:
+        kill_processes(owner.get("token"))  # nobody but they can write its log now, so stop them first
+    if here:
+        _save_log(store, prefix, owner)
+    key = f"{prefix}/result.json"
+    record = wire.dumps(_last_words(store, run, step, number, owner, gone, silent)).encode()
+    if not store.create(key, record):
+        if records.result(store, run, step, number) is not None:
+            return  # it had only been slow, or somebody else was quicker
+        store.put(key, record)  # a torn one says nothing
+
+
+def clean_up(store: Store, run: str, step: str, number: int) -> None:
+    """Stop and remove what an attempt that was declared dead left behind.
+
+    The next attempt's owner does it, whoever declared the death: that one may have died in its turn.
+
+    Args:
+        store: where the run lives.
+        run: the run id.
+        step: the step's name.
+        number: the dead attempt.
+    """
+    prefix = f"runs/{run}/{step}/{number}"
+    kill_processes(_parse(store.get(f"{prefix}/claim.json")).get("token"))
+    if store.root is not None:
+        import shutil
+
+        shutil.rmtree(store.url_of(f"{prefix}/tmp"), ignore_errors=True)
+
+
+def duplicate(run: str, step: str, number: int, claim: bytes, silent: float | None = None) -> DuplicateError:
+    """Return the error that says who holds a step.
+
+    Args:
+        run: the run id.
+        step: the step's name.
+        number: the attempt that holds it.
+        claim: the bytes of its claim, perhaps torn.
+        silent: seconds since its last sign of life, if known.
+    """
+    owner = _parse(claim)
+    who = f"process {owner['pid']} on {owner['host']}" if "pid" in owner and "host" in owner else "an unknown process"
+    heard = "" if silent is None else f", heard of {silent:.0f} s ago"
+    return DuplicateError(
+        f"step {step!r}, run {run!r}: attempt {number} is running ({who}{heard}). It counts as dead after "
+        f"{records.DEAD_AFTER:.0f} s of silence; wait for it, stop it, or start a new run with another run id"
+    )
+
+
+def _parse(data: bytes | None) -> dict[str, Any]:
+    try:
+        value = wire.loads(data or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _same_machine(owner: dict[str, Any]) -> bool:
+    """Tell whether the claim's process, if it lived, would be visible here under its pid."""
+    me = whoami()
+    # Snapshots of one virtual machine share the boot id and the namespace's number, so the host's name must agree too.
+    if not me["boot"] or not owner.get("pid_start"):
+        return False
+    return all(owner.get(key) == me[key] for key in ("boot", "pid_ns", "host"))
+
+
+def _silence(store: Store, prefix: str) -> float | None:
+    age = store.age(f"{prefix}/heartbeat.json")
+    return store.age(f"{prefix}/claim.json") if age is None else age
+
+
+def _last_words(
+    store: Store, run: str, step: str, number: int, owner: dict[str, Any], gone: bool, silent: float | None
+) -> dict[str, Any]:
+    prefix = f"runs/{run}/{step}/{number}"
+    beat = records.read_json(store, f"{prefix}/heartbeat.json") or {}
+    usage = beat.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+    oom = _number(usage.get("oom_kill")) > 0
+    if not oom and _same_machine(owner):
+        oom = _oom_kills(owner) > _number(owner.get("oom_kill"))
+    kind = outcome.OOM if oom else outcome.INFRA
+    when = f"last heartbeat {beat['at']}" if isinstance(beat.get("at"), str) else "no heartbeat"
+    host = owner.get("host", "an unknown host")
+    why = "its process is gone" if gone else f"it was silent for {silent or 0:.0f} s"
+    message = f"attempt {number} died on {host} without a result: {why}, {when}"
+    if oom:
+        message += "; the out-of-memory killer was there"
+    started = owner.get("at")
+    return {
+        "version": 1,
+        "run": run,
+        "step": step,
+        "attempt": number,
+        "class": kind,
+        "exit_code": outcome.code_of(kind),
+        "message": message,
+        "started": started,
+        "ended": beat.get("at") or started,
+        "seconds": _number(beat.get("seconds")),
+        "status": None,
+        "signal": None,
+        "inputs": {},
+        "outputs": {},
+        "values": {},
+        "config": owner.get("config"),
+        "usage": usage,
+        "host": owner.get("host"),
+        "cached_from": None,
+        "log_tail": _log_tail(store, f"{prefix}/log"),
+        "declared_by": whoami()["host"],
+    }
+
+
+def _number(value: object) -> float:
+    return value if isinstance(value, int | float) else 0
+
+
+def _oom_kills(owner: dict[str, Any]) -> int:
+    """Return the OOM kills that the attempt's memory cgroup counts by now.
+
+    Source: ``memory.events`` in cgroup v2, ``memory.oom_control`` in v1; both have a line ``oom_kill N``.
+    """
+    for name in ("memory.events", "memory.oom_control"):
+        try:
+            with open(f"{owner['cgroup']}/{name}", encoding="ascii") as file:
+                for line in file:
+                    field, _, count = line.partition(" ")
+                    if field == "oom_kill":
+                        return int(count)
+        except (OSError, KeyError, ValueError):
+            continue
+    return 0
+
+
+def _log_tail(store: Store, prefix: str) -> str:
+    tail = b""
+    for key, size in sorted(store.walk(prefix), reverse=True):
+        tail = (store.get(key, max(0, size - _TAIL)) or b"") + tail
+        if len(tail) >= _TAIL:
+            break
+    return tail[-_TAIL:].decode("utf-8", "replace")
+
+
+def _save_log(store: Store, prefix: str, owner: dict[str, Any]) -> None:
+    scratch = owner.get("scratch")
+    if store.root is not None or not isinstance(scratch, str):
+        return  # on a local store the log is written in place
+    saved = dict(store.walk(f"{prefix}/log"))
+    for path in sorted(Path(scratch, "log").glob("*.txt")):
+        key = f"{prefix}/log/{path.name}"
+        if path.is_file() and path.stat().st_size > saved.get(key, -1):
+            store.upload(key, str(path))
+
+
+def kill_processes(token: object) -> None:
+    """Kill the processes that carry a claim's token in their environment, and wait until they are gone.
+
+    Args:
+        token: from the claim; a claim is untrusted, so anything but what `records.claim` makes finds nobody.
+    """
+    if not (isinstance(token, str) and len(token) == 16 and token.isalnum()):
+        return
+    mark = f"ZEN_CLAIM={token}".encode()
+    until = time.monotonic() + _KILL_FOR
+    while orphans := _processes_with(mark):  # again and again: one may fork while its sibling dies
+        for pid in orphans:
+            try:
+                os.kill(pid, 9)
+            except OSError:
+                pass  # gone by now
+        if time.monotonic() > until:
+            return  # stuck in the kernel: it can't write, and can't be waited for
+        time.sleep(0.01)
+
+
+def _processes_with(mark: bytes) -> list[int]:
+    found = []
+    for path in Path("/proc").glob("[1-9]*"):
+        pid = int(path.name)
+        if pid in (1, os.getpid()):
+            continue
+        try:
+            environ = (path / "environ").read_bytes()  # empty for a zombie
+        except OSError:
+            continue  # gone, or somebody else's
+        if mark in environ.split(b"\0"):
+            found.append(pid)
+    return found

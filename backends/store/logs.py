@@ -1,0 +1,62 @@
+"""Read a step's log, and follow it while it grows."""
+
+from __future__ import annotations
+
+import time
+
+from backends.store.keys import check_run_id
+from backends.store.records import attempts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from backends.store.base import Store
+
+
+def log_chunks(
+    store: Store,
+    run: str,
+    step: str,
+    attempt: int | None = None,
+    follow: bool = False,
+    stop: Callable[[], bool] | None = None,
+) -> Iterator[bytes]:
+    """Yield a step's log from its beginning.
+
+    Args:
+        store: where the run lives.
+        run: the run id.
+        step: the step's name.
+        attempt: its number; None for the last one and, when following, those that come after it while it is being read.
+        follow: wait for the step to begin, and for more until the attempt has its result and all is read.
+        stop: asked between looks, at most 1 s apart; True ends it.
+
+    Returns:
+        An iterator over the log's bytes in pieces of any size.
+    """
+    check_run_id(run)
+    read: dict[str, int] = {}
+    number = attempt
+    pause = 0.1
+    while True:
+        if number is None:
+            known = attempts(store, run, step)
+            number = known[-1] if known else None
+        news = ended = False
+        if number is not None:
+            prefix = f"runs/{run}/{step}/{number}"
+            ended = store.exists(f"{prefix}/result.json")  # looked for first: whatever is logged by then is read below
+            for key, size in sorted(store.walk(f"{prefix}/log")):
+                done = read.get(key, 0)
+                if size > done and (data := store.get(key, done)):
+                    read[key] = done + len(data)
+                    news = True
+                    yield data
+        if ended and attempt is None and number and store.exists(f"runs/{run}/{step}/{number + 1}/claim.json"):
+            number += 1
+            continue
+        if ended or not follow or (stop is not None and stop()):
+            return
+        pause = 0.1 if news else min(1.0, pause * 1.5)
+        time.sleep(pause)

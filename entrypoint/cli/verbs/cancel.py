@@ -1,0 +1,36 @@
+"""`cancel`: end a submitted run."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from backends import errors
+from entrypoint.cli.backends import backend_of, find_run
+from entrypoint.cli.common import print_text
+from entrypoint.cli.parser import add_run
+
+if TYPE_CHECKING:
+    from entrypoint.cli.parser import Environ, Parser
+
+
+def arguments(parser: Parser) -> None:
+    add_run(parser, required=True)
+
+
+def main(args: argparse.Namespace, environ: Environ) -> int:
+    from backends.store import records
+
+    store, run = find_run(args, environ)
+    record = records.read_run(store, run) or {}
+    submitted = backend_of(store, run)
+    if "class" in record:
+        print_text(f"run {run} has ended already: {record['class']}")
+        return 0
+    if submitted is None:
+        where = f"process {record.get('pid')} on {record.get('host')}"
+        raise errors.UsageError(f"run {run} was not submitted: stop {where}, with Ctrl-C or SIGTERM")
+    backend, handle = submitted
+    backend.cancel(handle)
+    print_text(f"run {run} was asked to stop")
+    return 0

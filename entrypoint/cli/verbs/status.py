@@ -1,0 +1,110 @@
+"""`status`: how a run does."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from backends import outcome
+from entrypoint.cli.backends import backend_of, find_run
+from entrypoint.cli.common import print_json, print_text, steps_in_order
+from entrypoint.cli.parser import JSON, add_output, add_run
+
+if TYPE_CHECKING:
+    from backends.store.base import Store
+    from entrypoint.cli.parser import Environ, Parser
+
+
+def arguments(parser: Parser) -> None:
+    add_run(parser)
+    add_output(parser, "a table", "one object")
+
+
+def main(args: argparse.Namespace, environ: Environ) -> int:
+    store, run = find_run(args, environ)
+    found = _state(store, run)
+    if args.output == JSON:
+        print_json(found)
+        return 0
+    from entrypoint.cli.report import folded, table, verdict
+    from entrypoint.cli.text import paint, wants_colour
+
+    colour = wants_colour(1, environ)
+    lines = table(folded(list(found["steps"].items())), colour) if found["steps"] else []
+    lines += ["", paint(f"run {run}: {verdict(found['state'])}", found["state"], colour)]
+    if found.get("message"):
+        lines.append(found["message"])
+    print_text("\n".join(lines).lstrip("\n"))
+    return 0
+
+
+# How this command line calls a backend's states.
+_WORDS = {"pending": "waiting", "succeeded": outcome.SUCCESS, "cancelled": outcome.TERMINATED}
+
+
+def _state(store: Store, run: str) -> dict[str, Any]:
+    """Return what is known of a run: its record, what its backend says, and each step's state."""
+    from backends.store import records
+
+    record = records.read_run(store, run) or {}
+    results = records.results(store, run)
+    config = records.get_config(store, record["config"]) if record.get("config") else None
+    names = steps_in_order(config) if config else sorted(results)
+    submitted = backend_of(store, run)
+    told: dict[str, Any] = {}
+    if submitted is not None and "class" not in record:
+        backend, handle = submitted
+        told = backend.status(handle)
+    steps: dict[str, dict[str, Any]] = {}
+    if told and "pid" not in record:  # no driver of ours: the platform knows
+        for name in names:
+            word = told["steps"].get(name, "unknown")
+            known = name in results and word in ("succeeded", "failed", "cancelled")
+            steps[name] = results[name] if known else {"class": _WORDS.get(word, word)}
+        state = told["class"] or _WORDS.get(told["state"], told["state"])
+        return {"run": run, "store": store.url, "state": state, "message": told["message"], "steps": steps}
+    for name in names:
+        attempts = [] if "class" in record else records.attempts(store, run, name)
+        last = results.get(name)
+        if attempts and (last is None or last["attempt"] < attempts[-1]):
+            steps[name] = {"class": _liveness(store, run, name, attempts[-1]), "attempt": attempts[-1]}
+        elif last is not None:
+            steps[name] = last
+        else:
+            steps[name] = {"class": "skipped" if "class" in record else "waiting"}
+    state = record.get("class") or told.get("class") or {"pending": "waiting"}.get(told.get("state", ""))
+    classes = [step["class"] for step in steps.values()]
+    if state is None:
+        lives = driver_lives(record)
+        if lives is None:
+            lives = "running" in classes
+        if not record and not lives and classes:  # steps that a platform ran one by one, without a driver of ours
+            state = next((name for name in classes if name != outcome.SUCCESS), outcome.SUCCESS)
+        else:
+            state = "running" if lives else "unknown"
+    message = record.get("message") or told.get("message") or ""
+    if state == "unknown" and not message:
+        message = "nothing is heard of what drives this run; `run --run-id` with this id resumes it"
+    return {"run": run, "store": store.url, "state": state, "message": message, "steps": steps}
+
+
+def _liveness(store: Store, run: str, step: str, attempt: int) -> str:
+    """Return ``running`` for an attempt whose owner was heard of lately, else ``unknown``."""
+    from backends.store import records
+
+    prefix = f"runs/{run}/{step}/{attempt}"
+    ages = [store.age(f"{prefix}/{name}.json") for name in ("heartbeat", "claim")]
+    heard = min((age for age in ages if age is not None), default=records.DEAD_AFTER + 1)
+    return "running" if heard <= records.DEAD_AFTER else "unknown"
+
+
+def driver_lives(record: Mapping[str, Any]) -> bool | None:
+    """Tell whether the process that drives a run lives; None where that can't be seen from here."""
+    from backends.process import process_start, whoami
+
+    here = whoami()
+    if any(record.get(name) != here[name] for name in ("host", "boot", "pid_ns")):
+        return None
+    lives: bool = process_start(record["pid"]) == record["pid_start"]
+    return lives

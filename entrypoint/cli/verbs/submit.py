@@ -1,0 +1,89 @@
+"""`submit`: hand a pipeline to its platform."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from entrypoint.cli.backends import chosen, documents, print_documents, tell_receipt
+from entrypoint.cli.common import handle_key_of, listen_for_stop, load_config, print_json, print_text, quote, repeat
+from entrypoint.cli.parser import JSON, PROGRAM, TEXT, YAML, add_backend, add_config
+
+if TYPE_CHECKING:
+    from backends.base import OrchestratorBaseBackend
+    from backends.store.base import Store
+    from entrypoint.cli.parser import Config, Environ, Parser
+
+
+def arguments(parser: Parser) -> None:
+    add_config(parser)
+    add_backend(parser, "the config's `backend:`")
+    parser.add_argument(
+        "--run-id", metavar="RUN", help="the run's id (default: a new one); a run that was submitted is found or completed"
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--dry-run", action="store_true", help="print the documents that the backend would hand over")
+    how.add_argument("--wait", action="store_true", help="wait for the run's end, and exit with its status; Ctrl-C cancels it")
+    how.add_argument("--detach", action="store_true", help="come back as soon as it is submitted (the default)")
+    parser.add_argument(
+        "-o",
+        "--output",
+        choices=(TEXT, JSON, YAML),
+        default=TEXT,
+        help="text: the run's id, or with --dry-run the documents as YAML; json, yaml: the backend's handle, or the documents "
+        "(default: text)",
+    )
+
+
+def main(args: argparse.Namespace, environ: Environ) -> int:
+    from backends import wire
+    from backends.store import open_store, records
+    from backends.store.keys import check_run_id, new_run_id
+
+    config, _ = load_config(args, environ)
+    backend = chosen(args, config)
+    if args.dry_run:
+        print_documents(documents(backend, config, args.run_id), args.output)
+        return 0
+    run = check_run_id(args.run_id or new_run_id(config["name"]))
+    store = open_store(config["store"])
+    handle = backend.submit(config, run, store)
+    tell_receipt(handle.get("code"))
+    if records.read_json(store, handle_key_of(run)) is None:
+        handle = {**handle, "run": run, "store": store.url, "backend": backend.to_config()}
+        store.put(handle_key_of(run), wire.dumps(handle).encode())
+    if args.wait:
+        return _wait(args, backend, handle, config, store, environ)
+    if args.output != TEXT:
+        print_documents([handle], YAML) if args.output == YAML else print_json(handle)
+        return 0
+    print_text(run)
+    where = ["--config", args.config] if args.config else ["--store", store.url]
+    for verb in (["status"], ["logs", "-f"], ["cancel"]):
+        sys.stderr.write(f"  {quote([PROGRAM, *verb, *where, run])}\n")
+    return 0
+
+
+def _wait(
+    args: argparse.Namespace,
+    backend: OrchestratorBaseBackend,
+    handle: Mapping[str, Any],
+    config: Config,
+    store: Store,
+    environ: Environ,
+) -> int:
+    """Follow a submitted run to its end and return its exit status; a stop signal cancels it."""
+    from entrypoint.cli import reporters
+
+    stop_requested = listen_for_stop()
+    if args.output == TEXT:
+        print_text(handle["run"])
+    reporter = reporters.choose(
+        JSON if args.output == JSON else TEXT, config, store, quote([PROGRAM, "submit", *repeat(args, handle["run"])])
+    )
+    try:
+        return int(backend.wait(handle, report=reporter.report, stop_requested=stop_requested)["exit_code"])
+    finally:
+        reporter.close()
