@@ -1,4 +1,4 @@
-"""The default orchestrator: a process a step, on this machine."""
+"""The default orchestrator: one process per step, on this machine."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from backends.orchestrator.driven.launcher import Launcher
-    from backends.store.base import Store
+    from backends.execution import Execution, Launcher
 
 
 class OrchestratorLocalBackend(ClientDrivenBackend):
@@ -44,9 +43,11 @@ class OrchestratorLocalBackend(ClientDrivenBackend):
             for step in graph.order(parents)
         ]
 
-    def make_launcher(self, config: Mapping[str, Any], run_id: str, store: Store) -> Launcher:
+    def make_launcher(self, execution: Execution) -> Launcher:
         # A process that starts others and takes signals is the entrypoint's; this package never imports it.
-        raise UsageError("the local orchestrator runs under `zen-runner run`, which gives it its launcher")
+        if execution.launcher is None:
+            raise UsageError("the local orchestrator runs under `zen-runner run`, which gives it its launcher")
+        return execution.launcher
 
     def runs_here(self) -> bool:
         return True

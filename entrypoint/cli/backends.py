@@ -43,17 +43,17 @@ def block_of(config: Config, name: str) -> dict[str, Any]:
         return {"args": {}, **block}
     if name in config["backends"]:
         return dict(config["backends"][name])
-    if ":" not in name and registry.find("orchestrator", name) is None:
+    if ":" not in name and not registry.is_registered("orchestrator", name):
         known = list(dict.fromkeys([*config["backends"], *registry.names("orchestrator")]))
         raise errors.UsageError(f"no backend {name!r}{did_you_mean(name, known)}; there are {', '.join(known)}")
     return {"type": "orchestrator", "source": name, "args": {}}
 
 
 def load_orchestrator(block: Mapping[str, Any]) -> OrchestratorBaseBackend:
-    from backends import registry
+    from backends import base
     from backends.base import OrchestratorBaseBackend
 
-    backend = registry.load(block, "orchestrator")
+    backend = base.load(block, "orchestrator")
     assert isinstance(backend, OrchestratorBaseBackend)
     return backend
 

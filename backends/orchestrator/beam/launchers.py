@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from backends.execution import Launcher
     from backends.orchestrator.beam.program import Beam
-    from backends.orchestrator.driven.launcher import Launcher
     from backends.store.base import Store
 
 

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from backends.execution import Execution, Output
     from backends.orchestrator.docker import OrchestratorDockerBackend
     from backends.store.base import Store
 
-    Output = Callable[[str, int, bytes], None]
     Record = dict[str, Any]
 
 
@@ -71,10 +71,7 @@ class DockerLauncher:
 
     Args:
         backend: the options.
-        config: the resolved config, which the driver keeps in the store.
-        run: the run's id.
-        store: the artifact store.
-        output: gets (step, stream, bytes) of everything that steps print, from several threads.
+        execution: the run.
 
     Raises:
         ConfigError: a directory of the config can't be mounted.
@@ -82,20 +79,13 @@ class DockerLauncher:
         InfraError: no engine answers.
     """
 
-    def __init__(
-        self,
-        backend: OrchestratorDockerBackend,
-        config: Mapping[str, Any],
-        run: str,
-        store: Store,
-        output: Output | None = None,
-    ) -> None:
+    def __init__(self, backend: OrchestratorDockerBackend, execution: Execution) -> None:
         self._backend = backend
-        self._config = config
-        self._run = run
-        self._store = store
-        self._output = output
-        self._recipe = Renderer(backend, config)
+        self._config = execution.config
+        self._run = execution.run_id
+        self._store = execution.store
+        self._output = execution.output
+        self._recipe = Renderer(backend, execution.config)
         self._driver = wire.dumps(whoami())
         self._running: dict[str, _Container] = {}
         self._left: dict[str, _Container] = {}  # by step: containers whose end nobody waits for yet

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
-    from backends.orchestrator.driven.launcher import Launcher, Report
+    from backends.execution import Execution, Launcher
     from backends.store.base import Store
 
 
@@ -43,39 +43,18 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
     max_parallel: int | None
     keep_going: bool
 
-    def runs_here(self) -> bool:
-        """Tell whether steps are processes of the driver's own machine, so that the command line hands over its launcher."""
-        return False
-
     @abstractmethod
-    def make_launcher(self, config: Mapping[str, Any], run_id: str, store: Store) -> Launcher:
-        """Return what runs the attempts of this run."""
+    def make_launcher(self, execution: Execution) -> Launcher:
+        """Return what runs the attempts of a run."""
 
     def cleanup(self, handle: Mapping[str, Any]) -> None:
         """Remove what a driver that no longer lives left running; nothing, unless a subclass knows better."""
 
-    def run(
-        self,
-        config: Mapping[str, Any],
-        run_id: str,
-        store: Store,
-        launcher: Launcher | None = None,
-        *,
-        report: Report | None = None,
-        stop_requested: Callable[[], bool] | None = None,
-    ) -> dict[str, Any]:
+    def run(self, execution: Execution) -> dict[str, Any]:
         from backends.orchestrator.driven.driver import drive
 
-        return drive(
-            config,
-            run_id,
-            store,
-            self.make_launcher(config, run_id, store) if launcher is None else launcher,
-            max_parallel=self.max_parallel or cpus(),
-            keep_going=self.keep_going,
-            report=report,
-            stop_requested=stop_requested,
-        )
+        launcher = self.make_launcher(execution)
+        return drive(execution, launcher, max_parallel=self.max_parallel or cpus(), keep_going=self.keep_going)
 
     def submit(self, config: Mapping[str, Any], run_id: str, store: Store) -> dict[str, Any]:
         earlier = read_handle(store, run_id)

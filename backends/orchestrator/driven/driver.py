@@ -18,11 +18,10 @@ from backends.store import records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from typing import Any, Protocol
 
-    from backends.orchestrator.driven.launcher import Launcher, Report
-    from backends.store.base import Store
+    from backends.execution import Execution, Launcher
 
 else:
     Protocol = object
@@ -33,15 +32,11 @@ WAKE = 0.5
 
 
 def drive(
-    config: Mapping[str, Any],
-    run_id: str,
-    store: Store,
+    execution: Execution,
     launcher: Launcher,
     *,
     max_parallel: int,
     keep_going: bool = False,
-    report: Report | None = None,
-    stop_requested: Callable[[], bool] | None = None,
     graph: Graph | None = None,
 ) -> dict[str, Any]:
     """Run a pipeline to its end and close the launcher.
@@ -52,14 +47,10 @@ def drive(
     run resumes.
 
     Args:
-        config: the resolved config.
-        run_id: the run's id.
-        store: the opened artifact store.
+        execution: what runs; the class of one that was asked to stop is ``terminated``.
         launcher: what runs the attempts; it is closed in the end, whatever happens.
         max_parallel: how many attempts run at a time, at least 1.
         keep_going: run what does not depend on a failed step.
-        report: who hears of the events.
-        stop_requested: True asks the run to stop; its class is then ``terminated``.
         graph: the order of the steps, where somebody beside their parents has a say in it.
 
     Returns:
@@ -72,32 +63,22 @@ def drive(
         InfraError: the store could not be reached.
     """
     try:
-        return _Run(config, run_id, store, launcher, max_parallel, keep_going, report, stop_requested).drive(graph)
+        return _Run(execution, launcher, max_parallel, keep_going).drive(graph)
     finally:
         launcher.close()
 
 
 class _Run:
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        run_id: str,
-        store: Store,
-        launcher: Launcher,
-        max_parallel: int,
-        keep_going: bool,
-        report: Report | None,
-        stop_requested: Callable[[], bool] | None,
-    ) -> None:
-        self.steps: Mapping[str, Any] = config["steps"]
-        self.config = config
-        self.run_id = run_id
-        self.store = store
+    def __init__(self, execution: Execution, launcher: Launcher, max_parallel: int, keep_going: bool) -> None:
+        self.config = execution.config
+        self.steps: Mapping[str, Any] = execution.config["steps"]
+        self.run_id = execution.run_id
+        self.store = execution.store
+        self.report = execution.report
+        self.stop_requested = execution.stop_requested
         self.launcher = launcher
         self.max_parallel = max_parallel
         self.keep_going = keep_going
-        self.report = report if report is not None else lambda event, /, **fields: None
-        self.stop_requested = stop_requested if stop_requested is not None else lambda: False
         self.records: dict[str, dict[str, Any]] = {}
         self.skipped: dict[str, str] = {}
         self.running: set[str] = set()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar
 
     from backends.config.transport import Carried, Limits
-    from backends.orchestrator.driven.launcher import Launcher, Report
+    from backends.execution import Execution, Report
     from backends.store.base import Store
 
     Handle = dict[str, Any]
@@ -167,20 +167,12 @@ class OrchestratorRemoteBackend(OrchestratorBaseBackend):
 
     # -- and after ------------------------------------------------------------------------------------------------------------
 
-    def run(
-        self,
-        config: Mapping[str, Any],
-        run_id: str,
-        store: Store,
-        launcher: Launcher | None = None,
-        *,
-        report: Report | None = None,
-        stop_requested: Callable[[], bool] | None = None,
-    ) -> dict[str, Any]:
+    def run(self, execution: Execution) -> dict[str, Any]:
+        config, run_id, store = execution.config, execution.run_id, execution.store
         before = records.results(store, run_id) if read_handle(store, run_id) is not None else {}
         good = [step for step in config["steps"] if before.get(step, {}).get("class") == outcome.SUCCESS]
-        handle = self._hand_over(config, run_id, store, stop_requested or (lambda: False))
-        return Wait(self, handle, good, report, stop_requested).perform()
+        handle = self._hand_over(config, run_id, store, execution.stop_requested)
+        return Wait(self, handle, good, execution.report, execution.stop_requested).perform()
 
     def wait(
         self,

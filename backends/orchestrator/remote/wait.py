@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from backends.orchestrator.driven.launcher import Report
+    from backends.execution import Report
     from backends.orchestrator.remote.backend import OrchestratorRemoteBackend
     from backends.orchestrator.remote.picture import Picture
 

@@ -23,7 +23,6 @@ from entrypoint.cli.common import (
 from entrypoint.cli.parser import JSON, PROGRAM, add_backend, add_config, add_output
 
 if TYPE_CHECKING:
-    from backends.orchestrator.driven.launcher import Launcher
     from backends.store.base import Store
     from entrypoint.cli.parser import Config, Environ, Parser
 
@@ -94,7 +93,7 @@ def _last_words(record: Mapping[str, Any]) -> None:
 
 
 def _run_pipeline(args: argparse.Namespace, config: Config, sha: str, environ: Environ) -> dict[str, Any]:
-    from backends.orchestrator.driven.backend import ClientDrivenBackend
+    from backends.execution import Execution
     from backends.store import open_store
     from entrypoint.cli import reporters
     from entrypoint.runtime.launcher import LocalLauncher
@@ -104,17 +103,22 @@ def _run_pipeline(args: argparse.Namespace, config: Config, sha: str, environ: E
     run = _run_id(args, config, store, environ)
     reporter = reporters.choose(args.output, config, store, _resume_command(args, run), quiet=args.quiet)
     try:
-        launcher: Launcher | None = None
-        if isinstance(backend, ClientDrivenBackend) and backend.runs_here():
-            local = LocalLauncher(config, sha, run, store, reporter.output, environ)
-            launcher, stop_requested, reporter.write = local, local.stop_requested, local.write
+        if backend.runs_here():
+            launcher = LocalLauncher(config, sha, run, store, reporter.output, environ)
+            stop_requested, reporter.write = launcher.stop_requested, launcher.write
         else:
-            from backends.orchestrator.docker import OrchestratorDockerBackend
-
-            stop_requested = listen_for_stop()
-            if isinstance(backend, OrchestratorDockerBackend):
-                launcher = backend.make_launcher(config, run, store, reporter.output)
-        return backend.run(config, run, store, launcher, report=reporter.report, stop_requested=stop_requested)
+            launcher, stop_requested = None, listen_for_stop()
+        return backend.run(
+            Execution(
+                config,
+                run,
+                store,
+                report=reporter.report,
+                output=reporter.output,
+                stop_requested=stop_requested,
+                launcher=launcher,
+            )
+        )
     finally:
         reporter.close()
 

@@ -1,13 +1,17 @@
-"""What runs attempts for a driver, and who hears of a run's events."""
+"""One execution of a pipeline: what an orchestrator is handed, what starts attempts for it, and who hears of it."""
 
 from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from typing import Any, Protocol
 
+    from backends.store.base import Store
+
+    Output = Callable[[str, int, bytes], None]
 else:
-    Protocol = object
+    Protocol = object  # typing would double the start
 
 
 class Launcher(Protocol):
@@ -44,6 +48,13 @@ class Launcher(Protocol):
         """End whatever still runs, at once, and release everything; calling it again does nothing."""
 
 
+class ProcessLauncher(Launcher, Protocol):
+    """A launcher of processes of this machine; the entrypoint has one."""
+
+    def wake(self) -> None:
+        """Make a ``wait`` that blocks in another thread return soon."""
+
+
 class Report(Protocol):
     """Who hears of a run's events.
 
@@ -55,3 +66,47 @@ class Report(Protocol):
 
     def __call__(self, event: str, /, **fields: Any) -> None:
         """Take one event."""
+
+
+class Execution:
+    """One execution of a pipeline, as whoever asked for it wants it.
+
+    Attributes:
+        config: the resolved config.
+        run_id: the run's id; one that exists resumes that run.
+        store: the opened artifact store.
+        report: called with each event.
+        output: gets (step, stream, bytes) of everything that steps print, from several threads; None where nobody listens.
+        stop_requested: called often; True asks the run to stop.
+        launcher: starts attempts as processes of this machine; None where the caller has none.
+    """
+
+    __slots__ = ("config", "launcher", "output", "report", "run_id", "stop_requested", "store")
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        run_id: str,
+        store: Store,
+        *,
+        report: Report | None = None,
+        output: Output | None = None,
+        stop_requested: Callable[[], bool] | None = None,
+        launcher: ProcessLauncher | None = None,
+    ) -> None:
+        self.config = config
+        self.run_id = run_id
+        self.store = store
+        self.report: Report = report if report is not None else silent
+        self.output = output
+        self.stop_requested = stop_requested if stop_requested is not None else never
+        self.launcher = launcher
+
+
+def silent(event: str, /, **fields: Any) -> None:
+    """Take one event and tell nobody."""
+
+
+def never() -> bool:
+    """Return that nobody asks for a stop."""
+    return False
