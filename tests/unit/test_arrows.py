@@ -20,6 +20,7 @@ FLOORS = (
     ("store",),
     ("registry",),
     ("base",),
+    ("calls", "platform"),
     ("config",),
     ("shipping",),
     ("orchestrator.driven", "processing", "training"),

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
-from backends import wire
+from backends import calls, wire
 from backends.base import FAILED, PENDING, UNKNOWN, OrchestratorBaseBackend
+from backends.calls import Fault, call, sdk
 from backends.errors import ConfigError, DuplicateError, InfraError, PlacementError, Terminated, UsageError
 from backends.execution import Execution
-from backends.orchestrator.remote import calls, submission
-from backends.orchestrator.remote.calls import Fault, call, sdk
-from backends.orchestrator.remote.platform import Seen
+from backends.orchestrator.remote import submission
+from backends.platform import JobStatus
 from backends.shipping.shipment import ship
 from backends.store import records
 from backends.store.local import LocalStore
@@ -554,6 +554,6 @@ class TestCall:
 
 
 def test_what_the_platform_knows_better_counts() -> None:
-    assert Seen(FAILED, kind="oom", exit_code=1).verdict() == ("oom", 137)
-    assert Seen(FAILED).verdict() == ("infra", 69)
-    assert Seen(FAILED, exit_code=137).verdict() == ("oom", 137)
+    assert JobStatus(FAILED, kind="oom", exit_code=1).verdict() == ("oom", 137)
+    assert JobStatus(FAILED).verdict() == ("infra", 69)
+    assert JobStatus(FAILED, exit_code=137).verdict() == ("oom", 137)

@@ -15,10 +15,10 @@ from backends.base import UNKNOWN, OrchestratorBaseBackend
 from backends.config import transport
 from backends.errors import UsageError, ZenRunnerError
 from backends.orchestrator.remote.picture import ENDED
-from backends.orchestrator.remote.platform import Seen
 from backends.orchestrator.remote.submission import Submission, cancel_key
 from backends.orchestrator.remote.wait import Wait
 from backends.orchestrator.remote.watch import Watch
+from backends.platform import JobStatus
 from backends.process import utc
 from backends.shipping.shipment import ship, upload
 from backends.store import records
@@ -94,8 +94,8 @@ class OrchestratorRemoteBackend(OrchestratorBaseBackend):
         """
 
     @abstractmethod
-    def _status(self, state: dict[str, Any]) -> dict[str, Seen]:
-        """Return what the platform says of each step, and under ``WHOLE`` of the run; one that is left out is unknown.
+    def _status(self, state: dict[str, Any]) -> dict[str, JobStatus]:
+        """Return what the platform says of each step, and under ``RUN`` of the run; one that is left out is unknown.
 
         Raises:
             InfraError: the platform could not be asked.

@@ -8,8 +8,8 @@ from backends import graph, outcome
 from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, SUCCEEDED, UNKNOWN
 from backends.errors import InfraError, ZenRunnerError
 from backends.orchestrator.remote.picture import ENDED, Picture
-from backends.orchestrator.remote.platform import WHOLE, Seen
 from backends.orchestrator.remote.submission import SUBMITTED, SUBMITTING, cancel_key, holder_of, is_at_work
+from backends.platform import WHOLE_RUN, JobStatus
 from backends.process import utc
 from backends.store import open_store, records
 from backends.store.logs import log_chunks
@@ -135,11 +135,11 @@ class Watch:
             return
         record, is_open = found
         seen = (picture.seen or {}).get(step)
-        whole = (picture.seen or {}).get(WHOLE)
+        whole = (picture.seen or {}).get(WHOLE_RUN)
         if whole is not None and whole.state in (FAILED, CANCELLED) and (seen is None or seen.state == PENDING):
             seen = whole
         if seen is None and self.handle["phase"] == SUBMITTING and not picture.problem:
-            seen = Seen(PENDING)
+            seen = JobStatus(PENDING)
         if seen is not None and seen.state in (PENDING, RUNNING):
             picture.states[step] = seen.state
             return
@@ -166,7 +166,7 @@ class Watch:
         tried = record["attempt"] - self.handle["before"].get(step, 0)
         return tried > policy["limit"] or not outcome.is_retried(record["class"], record["exit_code"], policy["on"])
 
-    def _make_record(self, step: str, seen: Seen) -> Record:
+    def _make_record(self, step: str, seen: JobStatus) -> Record:
         kind, code = seen.verdict()
         message = seen.message or "the container ended without a record"
         if seen.exit_code == 0 and seen.kind is None:
