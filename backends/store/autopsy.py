@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from backends import outcome, wire
 from backends.errors import DuplicateError
 from backends.process import process_start, whoami
-from backends.store import records
+from backends.store import keys, records
 
 if TYPE_CHECKING:
     from backends.store.base import Store
@@ -36,18 +36,17 @@ def perform(store: Store, run: str, step: str, number: int, claim: bytes) -> Non
         DuplicateError: it isn't dead.
         InfraError: the store could not be reached.
     """
-    prefix = f"runs/{run}/{step}/{number}"
     owner = _parse(claim)
     here = _same_machine(owner)
     gone = here and process_start(owner["pid"]) != owner["pid_start"]
-    silent = _silence(store, prefix)
+    silent = _silence(store, run, step, number)
     if not gone and silent is not None and silent < records.DEAD_AFTER:
         raise duplicate(run, step, number, claim, silent)
     if gone:
         kill_processes(owner.get("token"))  # nobody but they can write its log now, so stop them first
     if here:
-        _save_log(store, prefix, owner)
-    key = f"{prefix}/result.json"
+        _save_log(store, keys.logs(run, step, number), owner)
+    key = keys.result(run, step, number)
     record = wire.dumps(_last_words(store, run, step, number, owner, gone, silent)).encode()
     if not store.create(key, record):
         if records.result(store, run, step, number) is not None:
@@ -66,12 +65,11 @@ def clean_up(store: Store, run: str, step: str, number: int) -> None:
         step: the step's name.
         number: the dead attempt.
     """
-    prefix = f"runs/{run}/{step}/{number}"
-    kill_processes(_parse(store.get(f"{prefix}/claim.json")).get("token"))
+    kill_processes(_parse(store.get(keys.claim(run, step, number))).get("token"))
     if store.root is not None:
         import shutil
 
-        shutil.rmtree(store.url_of(f"{prefix}/tmp"), ignore_errors=True)
+        shutil.rmtree(store.url_of(keys.scratch(run, step, number)), ignore_errors=True)
 
 
 def duplicate(run: str, step: str, number: int, claim: bytes, silent: float | None = None) -> DuplicateError:
@@ -110,16 +108,15 @@ def _same_machine(owner: dict[str, Any]) -> bool:
     return all(owner.get(key) == me[key] for key in ("boot", "pid_ns", "host"))
 
 
-def _silence(store: Store, prefix: str) -> float | None:
-    age = store.age(f"{prefix}/heartbeat.json")
-    return store.age(f"{prefix}/claim.json") if age is None else age
+def _silence(store: Store, run: str, step: str, number: int) -> float | None:
+    age = store.age(keys.heartbeat(run, step, number))
+    return store.age(keys.claim(run, step, number)) if age is None else age
 
 
 def _last_words(
     store: Store, run: str, step: str, number: int, owner: dict[str, Any], gone: bool, silent: float | None
 ) -> dict[str, Any]:
-    prefix = f"runs/{run}/{step}/{number}"
-    beat = records.read_json(store, f"{prefix}/heartbeat.json") or {}
+    beat = records.read_json(store, keys.heartbeat(run, step, number)) or {}
     usage = beat.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     oom = _number(usage.get("oom_kill")) > 0
@@ -153,7 +150,7 @@ def _last_words(
         "usage": usage,
         "host": owner.get("host"),
         "cached_from": None,
-        "log_tail": _log_tail(store, f"{prefix}/log"),
+        "log_tail": _log_tail(store, keys.logs(run, step, number)),
         "declared_by": whoami()["host"],
     }
 
@@ -179,22 +176,22 @@ def _oom_kills(owner: dict[str, Any]) -> int:
     return 0
 
 
-def _log_tail(store: Store, prefix: str) -> str:
+def _log_tail(store: Store, folder: str) -> str:
     tail = b""
-    for key, size in sorted(store.walk(prefix), reverse=True):
+    for key, size in sorted(store.walk(folder), reverse=True):
         tail = (store.get(key, max(0, size - _TAIL)) or b"") + tail
         if len(tail) >= _TAIL:
             break
     return tail[-_TAIL:].decode("utf-8", "replace")
 
 
-def _save_log(store: Store, prefix: str, owner: dict[str, Any]) -> None:
+def _save_log(store: Store, folder: str, owner: dict[str, Any]) -> None:
     scratch = owner.get("scratch")
     if store.root is not None or not isinstance(scratch, str):
         return  # on a local store the log is written in place
-    saved = dict(store.walk(f"{prefix}/log"))
+    saved = dict(store.walk(folder))
     for path in sorted(Path(scratch, "log").glob("*.txt")):
-        key = f"{prefix}/log/{path.name}"
+        key = f"{folder}/{path.name}"
         if path.is_file() and path.stat().st_size > saved.get(key, -1):
             store.upload(key, str(path))
 

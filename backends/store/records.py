@@ -11,7 +11,7 @@ other one knows that it has lost.
 from __future__ import annotations
 
 from backends import outcome, wire
-from backends.store.keys import check_run_id, handle_key, is_step
+from backends.store import keys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def read_handle(store: Store, run_id: str) -> dict[str, Any] | None:
     """Return the handle that ``submit`` left in the store, or None if this run was not submitted."""
-    return read_json(store, handle_key(check_run_id(run_id)))
+    return read_json(store, keys.handle(keys.check_run_id(run_id)))
 
 
 DEAD_AFTER = 30.0  # seconds of silence after which an attempt's owner counts as dead
@@ -32,12 +32,12 @@ HEARTBEAT_EVERY = 5.0  # seconds; five may be lost before anybody takes over
 
 def attempts(store: Store, run: str, step: str) -> list[int]:
     """Return the numbers of a step's attempts, ascending."""
-    return sorted(int(name) for name in store.names(f"runs/{run}/{step}") if name.isdecimal())
+    return sorted(int(name) for name in store.names(keys.step(run, step)) if name.isdecimal())
 
 
 def result(store: Store, run: str, step: str, number: int) -> dict[str, Any] | None:
     """Return one attempt's result record; None while there is none, or if what is there is torn."""
-    record = read_json(store, f"runs/{run}/{step}/{number}/result.json")
+    record = read_json(store, keys.result(run, step, number))
     return record if record is not None and "class" in record else None
 
 
@@ -68,11 +68,11 @@ def good_results(store: Store, run: str, steps: Sequence[str]) -> dict[str, dict
 
 def results(store: Store, run: str) -> dict[str, dict[str, Any]]:
     """Return the last record of each step that has one, by step."""
-    check_run_id(run)
+    keys.check_run_id(run)
     found: dict[str, dict[str, Any]] = {}
     if store.root is not None:
-        for step in store.names(f"runs/{run}"):
-            if is_step(step):
+        for step in store.names(keys.run(run)):
+            if keys.is_step(step):
                 for number in reversed(attempts(store, run, step)):
                     if (record := result(store, run, step, number)) is not None:
                         found[step] = record
@@ -82,7 +82,7 @@ def results(store: Store, run: str) -> dict[str, dict[str, Any]]:
     from concurrent.futures import ThreadPoolExecutor
 
     wanted = []
-    for key, _ in store.walk(f"runs/{run}"):
+    for key, _ in store.walk(keys.run(run)):
         parts = key.split("/")
         if len(parts) == 5 and parts[4] == "result.json" and parts[3].isdecimal():
             wanted.append((parts[2], int(parts[3])))
@@ -96,12 +96,12 @@ def results(store: Store, run: str) -> dict[str, dict[str, Any]]:
 
 def runs(store: Store) -> list[str]:
     """Return the ids of all runs in the store, sorted."""
-    return store.names("runs")
+    return store.names(keys.RUNS)
 
 
 def read_run(store: Store, run: str) -> dict[str, Any] | None:
     """Return a run's own record, or None if there is no such run."""
-    return read_json(store, f"runs/{check_run_id(run)}/run.json")
+    return read_json(store, keys.run_record(keys.check_run_id(run)))
 
 
 def write_run(store: Store, run: str, record: Mapping[str, Any]) -> None:
@@ -113,21 +113,21 @@ def write_run(store: Store, run: str, record: Mapping[str, Any]) -> None:
         record: ``name``, ``config`` (the resolved config's sha256), ``started`` (RFC 3339), ``state`` (``running`` or a
             class), …
     """
-    store.put(f"runs/{check_run_id(run)}/run.json", wire.dumps({**record, "version": 1, "run": run}).encode())
+    store.put(keys.run_record(keys.check_run_id(run)), wire.dumps({**record, "version": 1, "run": run}).encode())
 
 
 def put_config(store: Store, config: Mapping[str, Any]) -> str:
     """Keep a resolved config under its sha256, and return that as 64 hexadecimal digits."""
     data = wire.dumps(config).encode()
     sha = wire.sha256(data)
-    if not store.exists(f"configs/{sha}.json"):
-        store.put(f"configs/{sha}.json", data)
+    if not store.exists(keys.config(sha)):
+        store.put(keys.config(sha), data)
     return sha
 
 
 def get_config(store: Store, sha: str) -> dict[str, Any] | None:
     """Return the config with this sha256, or None if it is missing or its bytes don't have that sha256."""
-    data = store.get(f"configs/{sha}.json")
+    data = store.get(keys.config(sha))
     if data is None or wire.sha256(data) != sha:
         return None
     config: dict[str, Any] = wire.loads(data)

@@ -10,7 +10,7 @@ from backends import outcome, wire
 from backends.config import placeholders
 from backends.errors import ConfigError, InfraError, InputError, PlacementError, Terminated, UserError, ZenRunnerError
 from backends.process import utc
-from backends.store import artifacts, claims, digests, records
+from backends.store import artifacts, claims, digests, keys, records
 from backends.store.cache import cache_get, cache_key, cache_put
 from entrypoint.runtime import cgroup
 from entrypoint.runtime.identity import ARG, identity
@@ -179,9 +179,8 @@ class StepAttempt:
             owner["scratch"] = self._scratch
         self._attempt = claims.claim(run.store, run.run, self.name, owner)
         if run.store.root is not None:
-            prefix = os.path.join(run.store.root, self._attempt.prefix)
-            self._scratch = os.path.join(prefix, "tmp")
-            self._log = Log(os.path.join(prefix, "log"))
+            self._scratch = os.path.join(run.store.root, keys.scratch(*self._attempt.place))
+            self._log = Log(os.path.join(run.store.root, keys.logs(*self._attempt.place)))
         else:
             self._log = Log(os.path.join(self._scratch, "log"))
             self._uploader = Uploader(run.store, self._attempt, self._log, self._beat, records.HEARTBEAT_EVERY)
@@ -219,7 +218,7 @@ class StepAttempt:
             self._paths[name] = self._fetch(name, source)
         for name in step["outputs"]:
             if step["as"] == "url":
-                self._outputs[name] = self.run.store.url_of(f"{self._attempt.prefix}/out/{name}")
+                self._outputs[name] = self.run.store.url_of(keys.out(*self._attempt.place, name))
                 if self.run.store.root is not None:
                     os.makedirs(os.path.dirname(self._outputs[name]), exist_ok=True)
             else:
@@ -409,7 +408,7 @@ class StepAttempt:
             python=run.python,
             scratch=self._scratch,
             name=f"{run.config['name']}-{self.name}-{run.run}",
-            root=run.store.url_of(f"{self._attempt.prefix}/tmp"),
+            root=run.store.url_of(keys.scratch(*self._attempt.place)),
             code=run.cwd if run.config["code"] else None,
             exclude=[run.store.root] if run.store.root else [],
             inputs=self._paths,
@@ -516,7 +515,7 @@ class StepAttempt:
             "arguments": {name: text for name, text in run.environ.items() if name.startswith(ARG)},
             "resources": self.step["resources"],
         }
-        run.store.put(f"{self._attempt.prefix}/replay.json", wire.dumps(replay).encode())
+        run.store.put(keys.replay(*self._attempt.place), wire.dumps(replay).encode())
 
     def _print(self, stream: int, data: bytes) -> None:
         self._output(stream, data)
@@ -637,7 +636,7 @@ class StepAttempt:
         assert self._attempt is not None
         published = {}
         if self.step["as"] == "url":
-            return {name: artifacts.adopt(self.run.store, f"{self._attempt.prefix}/out/{name}") for name in self.step["outputs"]}
+            return {name: artifacts.adopt(self.run.store, keys.out(*self._attempt.place, name)) for name in self.step["outputs"]}
         missing = [name for name in self.step["outputs"] if not os.path.lexists(self._outputs[name])]
         if missing:
             found = os.listdir(os.path.join(self._scratch, "out"))
@@ -647,7 +646,7 @@ class StepAttempt:
                 + "".join(artifacts.beside(name, found, f"{{outputs.{name}}}/part") for name in missing)
             )
         for name in self.step["outputs"]:
-            published[name] = artifacts.publish(self.run.store, f"{self._attempt.prefix}/out/{name}", self._outputs[name])
+            published[name] = artifacts.publish(self.run.store, keys.out(*self._attempt.place, name), self._outputs[name])
         return published
 
     def _record(self, kind: str, message: str, code: int | None = None) -> Record:

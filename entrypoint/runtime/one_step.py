@@ -6,8 +6,7 @@ import os
 
 from backends import outcome, wire
 from backends.errors import ConfigError, ZenRunnerError
-from backends.store import open_store, records
-from backends.store.keys import check_run_id, new_run_id
+from backends.store import keys, open_store, records
 from entrypoint.runtime.attempt import Run, StepAttempt
 from entrypoint.runtime.identity import identity, member, with_arguments
 from entrypoint.runtime.last_words import last_words
@@ -45,9 +44,9 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
     name = run or identity(environ)[0]
     try:
         step = member(config, step, environ)
-        name = check_run_id(name) if name else new_run_id(config["name"])
+        name = keys.check_run_id(name) if name else keys.new_run_id(config["name"])
         store = open_store(config["store"])
-        if not store.exists(f"configs/{sha}.json"):
+        if not store.exists(keys.config(sha)):
             records.put_config(store, config)
         shared = Run(with_arguments(config, step, environ), sha, name, store, environ)
         shared.enter()

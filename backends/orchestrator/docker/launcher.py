@@ -15,7 +15,7 @@ from backends.errors import ConfigError, DuplicateError, InfraError, PlacementEr
 from backends.orchestrator.docker.engine import connect, engine
 from backends.orchestrator.docker.render import LABEL, LABELS, Renderer, container_name, local_path
 from backends.process import is_alive, utc, whoami
-from backends.store import claims, open_store, records
+from backends.store import claims, keys, open_store, records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -569,7 +569,7 @@ def _find_claim(container: _Container) -> tuple[claims.Attempt | None, Record | 
     """Return the attempt that the container's supervisor claimed, and its record; None for what isn't there."""
     store, run, step = container.store, container.run, container.step
     for number in reversed(records.attempts(store, run, step)):
-        claim = records.read_json(store, f"runs/{run}/{step}/{number}/claim.json") or {}
+        claim = records.read_json(store, keys.claim(run, step, number)) or {}
         if (claim.get("platform") or {}).get("attempt") == container.attempt:
             attempt = claims.Attempt(store, run, step, number, str(claim.get("token")))
             return attempt, records.result(store, run, step, number)

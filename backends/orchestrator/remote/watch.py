@@ -9,9 +9,9 @@ from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, SUCCEEDE
 from backends.errors import InfraError, ZenRunnerError
 from backends.orchestrator.remote.picture import ENDED, Picture
 from backends.orchestrator.remote.platform import WHOLE, Seen
-from backends.orchestrator.remote.submission import SUBMITTED, SUBMITTING, cancel_key, holder_of, is_at_work
+from backends.orchestrator.remote.submission import SUBMITTED, SUBMITTING, holder_of, is_at_work
 from backends.process import utc
-from backends.store import open_store, records
+from backends.store import keys, open_store, records
 from backends.store.logs import log_chunks
 from backends.store.records import read_handle
 
@@ -45,7 +45,7 @@ class Watch:
         self.handle = dict(handle)
         config = records.get_config(self.store, self.handle["config"])
         if config is None:
-            key = f"configs/{self.handle['config']}.json"
+            key = keys.config(self.handle["config"])
             raise InfraError(f"{self.store.url} has lost {key}, the config of run {self.run!r}; submit it under a new run id")
         self.config = config
         self.parents: dict[str, list[str]] = {step: spec["parents"] for step, spec in config["steps"].items()}
@@ -57,7 +57,7 @@ class Watch:
         """Ask the platform, then the store, and return how the run does."""
         store, run = self.store, self.run
         self.handle = read_handle(store, run) or self.handle
-        picture = Picture(run, store.exists(cancel_key(run)))
+        picture = Picture(run, store.exists(keys.cancel(run)))
         steps = self.config["steps"]
         try:
             # All that the platform says has ended has its record in the store by then.

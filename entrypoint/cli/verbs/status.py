@@ -91,10 +91,9 @@ def _state(store: Store, run: str) -> dict[str, Any]:
 
 def _liveness(store: Store, run: str, step: str, attempt: int) -> str:
     """Return ``running`` for an attempt whose owner was heard of lately, else ``unknown``."""
-    from backends.store import records
+    from backends.store import keys, records
 
-    prefix = f"runs/{run}/{step}/{attempt}"
-    ages = [store.age(f"{prefix}/{name}.json") for name in ("heartbeat", "claim")]
+    ages = [store.age(key(run, step, attempt)) for key in (keys.heartbeat, keys.claim)]
     heard = min((age for age in ages if age is not None), default=records.DEAD_AFTER + 1)
     return "running" if heard <= records.DEAD_AFTER else "unknown"
 
