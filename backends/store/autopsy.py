@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from backends import outcome, wire
 from backends.errors import DuplicateError
-from backends.process import process_start, whoami
+from backends.process import is_alive, whoami
 from backends.store import keys, records
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from backends.store.base import Store
 
 _TAIL = 2048  # bytes of the last log that go into the record
@@ -36,9 +38,9 @@ def perform(store: Store, run: str, step: str, number: int, claim: bytes) -> Non
         DuplicateError: it isn't dead.
         InfraError: the store could not be reached.
     """
-    owner = _parse(claim)
+    owner = records.parse_object(claim) or {}
     here = _same_machine(owner)
-    gone = here and process_start(owner["pid"]) != owner["pid_start"]
+    gone = here and is_alive(owner) is False
     silent = _silence(store, run, step, number)
     if not gone and silent is not None and silent < records.DEAD_AFTER:
         raise duplicate(run, step, number, claim, silent)
@@ -65,7 +67,7 @@ def clean_up(store: Store, run: str, step: str, number: int) -> None:
         step: the step's name.
         number: the dead attempt.
     """
-    kill_processes(_parse(store.get(keys.claim(run, step, number))).get("token"))
+    kill_processes((records.read_json(store, keys.claim(run, step, number)) or {}).get("token"))
     if store.root is not None:
         import shutil
 
@@ -82,7 +84,7 @@ def duplicate(run: str, step: str, number: int, claim: bytes, silent: float | No
         claim: the bytes of its claim, perhaps torn.
         silent: seconds since its last sign of life, if known.
     """
-    owner = _parse(claim)
+    owner = records.parse_object(claim) or {}
     who = f"process {owner['pid']} on {owner['host']}" if "pid" in owner and "host" in owner else "an unknown process"
     heard = "" if silent is None else f", heard of {silent:.0f} s ago"
     return DuplicateError(
@@ -91,18 +93,13 @@ def duplicate(run: str, step: str, number: int, claim: bytes, silent: float | No
     )
 
 
-def _parse(data: bytes | None) -> dict[str, Any]:
-    try:
-        value = wire.loads(data or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+def _same_machine(owner: Mapping[str, Any]) -> bool:
+    """Return whether the claim's process, if it lives, can be seen here under its pid.
 
-
-def _same_machine(owner: dict[str, Any]) -> bool:
-    """Tell whether the claim's process, if it lived, would be visible here under its pid."""
+    Another boot id under the same host name may be another machine, so there only silence proves that the owner is dead.
+    Snapshots of one virtual machine share the boot id and the namespace's number, so the host's name must agree too.
+    """
     me = whoami()
-    # Snapshots of one virtual machine share the boot id and the namespace's number, so the host's name must agree too.
     if not me["boot"] or not owner.get("pid_start"):
         return False
     return all(owner.get(key) == me[key] for key in ("boot", "pid_ns", "host"))
@@ -115,7 +112,7 @@ def _silence(store: Store, run: str, step: str, number: int) -> float | None:
 
 def _last_words(
     store: Store, run: str, step: str, number: int, owner: dict[str, Any], gone: bool, silent: float | None
-) -> dict[str, Any]:
+) -> records.Record:
     beat = records.read_json(store, keys.heartbeat(run, step, number)) or {}
     usage = beat.get("usage")
     usage = usage if isinstance(usage, dict) else {}
@@ -129,30 +126,14 @@ def _last_words(
     message = f"attempt {number} died on {host} without a result: {why}, {when}"
     if oom:
         message += "; the out-of-memory killer was there"
-    started = owner.get("at")
-    return {
-        "version": 1,
-        "run": run,
-        "step": step,
-        "attempt": number,
-        "class": kind,
-        "exit_code": outcome.code_of(kind),
-        "message": message,
-        "started": started,
-        "ended": beat.get("at") or started,
-        "seconds": _number(beat.get("seconds")),
-        "status": None,
-        "signal": None,
-        "inputs": {},
-        "outputs": {},
-        "values": {},
-        "config": owner.get("config"),
-        "usage": usage,
-        "host": owner.get("host"),
-        "cached_from": None,
-        "log_tail": _log_tail(store, keys.logs(run, step, number)),
-        "declared_by": whoami()["host"],
-    }
+    record = records.make_record(run, step, number, kind, message, seconds=_number(beat.get("seconds")), usage=usage)
+    record["started"] = owner.get("at")  # a torn claim says nothing
+    record["ended"] = beat.get("at") or owner.get("at")
+    record["config"] = owner.get("config")
+    record["host"] = owner.get("host")
+    record["log_tail"] = _log_tail(store, keys.logs(run, step, number))
+    record["declared_by"] = whoami()["host"]
+    return record
 
 
 def _number(value: object) -> float:

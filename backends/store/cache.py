@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from backends.store.base import Store
+    from backends.store.records import Record
 
 
 def cache_key(name: str, step: Mapping[str, Any], inputs: Mapping[str, str], code: str | None, image: str | None) -> str:
@@ -32,7 +33,7 @@ def cache_key(name: str, step: Mapping[str, Any], inputs: Mapping[str, str], cod
     return wire.sha256(text.encode())
 
 
-def cache_get(store: Store, key: str) -> dict[str, Any] | None:
+def cache_get(store: Store, key: str) -> Record | None:
     """Return the record of an earlier success with this cache key; None without one, or if its artifacts are gone."""
     entry = read_json(store, keys.cache(key))
     if entry is None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from backends.store.base import Store
+    from backends.store.records import Record
 
 
 _ROUNDS = 8
@@ -24,7 +25,7 @@ _ROUNDS = 8
 class AlreadyDone(Exception):
     """The step has a good result in this run, so it isn't run again; ``record`` is that result."""
 
-    def __init__(self, record: dict[str, Any]) -> None:
+    def __init__(self, record: Record) -> None:
         self.record = record
         super().__init__(f"step {record.get('step')!r} of run {record.get('run')!r} is finished")
 

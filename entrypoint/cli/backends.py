@@ -60,9 +60,8 @@ def load_orchestrator(block: Mapping[str, Any]) -> OrchestratorBaseBackend:
 
 def runs(store: Store, name: str) -> list[dict[str, Any]]:
     """Return the records of all runs of the pipeline ``name``, the newest last."""
-    from concurrent.futures import ThreadPoolExecutor
-
     from backends.store import records
+    from backends.store.base import each
 
     def read(run: str) -> dict[str, Any] | None:
         try:
@@ -70,8 +69,7 @@ def runs(store: Store, name: str) -> list[dict[str, Any]]:
         except errors.UsageError:
             return None  # a name that is no run id
 
-    with ThreadPoolExecutor(16) as pool:
-        found = [run for run in pool.map(read, records.runs(store)) if run and run.get("name") == name]
+    found = [run for run in each(store, read, records.runs(store)) if run and run.get("name") == name]
     return sorted(found, key=lambda run: str(run.get("started")))
 
 

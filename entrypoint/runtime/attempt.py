@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from backends.store.base import Store
+    from backends.store.digests import Artifact
+    from backends.store.records import Record
     from entrypoint.runtime.gpu.claim import Claim
 
     Config = dict[str, Any]
-    Record = dict[str, Any]
 else:
     import _signal as signal
 
@@ -278,8 +279,8 @@ class StepAttempt:
             return run.store.url_of(artifact["key"])
         return artifacts.fetch(run.store, artifact, self._scratch, name)
 
-    def _artifact(self, name: str, source: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] | None = self._parent(source["step"])["outputs"].get(source["output"])
+    def _artifact(self, name: str, source: dict[str, Any]) -> Artifact:
+        found = self._parent(source["step"])["outputs"].get(source["output"])
         if found is None:
             raise InputError(
                 f"steps.{self.name}.inputs.{name}: step {source['step']!r} published no output {source['output']!r} "
@@ -315,7 +316,7 @@ class StepAttempt:
         record = self._record(outcome.SUCCESS, "")
         record["outputs"] = found["outputs"]
         record["values"] = found["values"]
-        record["cached_from"] = {name: found[name] for name in ("run", "step", "attempt")}
+        record["cached_from"] = {"run": found["run"], "step": found["step"], "attempt": found["attempt"]}
         return record
 
     def _interpreter(self) -> str:
@@ -476,25 +477,25 @@ class StepAttempt:
         if head == "outputs":
             return self._outputs[rest[0]]
         if head == "args":
-            found: Any = self._values(self.step["args"][rest[0]])
+            value: Any = self._values(self.step["args"][rest[0]])
             way, path = f"args.{rest[0]}", rest[1:]
         elif head not in self.run.config["steps"]:  # a foreach step: one value a member
             from backends import graph
 
             return [self._look_up((name, *rest)) for name in graph.members(self.run.config["steps"], head)]
         else:
-            found = self._parent(head)["values"]
+            value = self._parent(head)["values"]
             way, path = f"{head}.values", rest[1:]
         for part in path:
-            if isinstance(found, dict) and part in found:
-                found = found[part]
-            elif isinstance(found, list) and part.isdigit() and int(part) < len(found):
-                found = found[int(part)]
+            if isinstance(value, dict) and part in value:
+                value = value[part]
+            elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+                value = value[int(part)]
             else:
-                have = ", ".join(map(str, found)) if isinstance(found, dict) and found else "nothing"
+                have = ", ".join(map(str, value)) if isinstance(value, dict) and value else "nothing"
                 raise InputError(f"steps.{self.name}: {{{'.'.join(reference)}}}: {way} has {have}, but no {part!r}")
             way = f"{way}.{part}"
-        return found
+        return value
 
     def _write_replay(self) -> None:
         """Leave what is needed to run this attempt again: references only, no secret's value."""
@@ -651,29 +652,24 @@ class StepAttempt:
 
     def _record(self, kind: str, message: str, code: int | None = None) -> Record:
         process = self.process
-        return {
-            "version": 1,
-            "run": self.run.run,
-            "step": self.name,
-            "attempt": self._attempt.number if self._attempt is not None else 0,
-            "class": kind,
-            "exit_code": outcome.code_of(kind) if code is None else code,
-            "message": message,
-            "started": self._started,
-            "ended": utc(),
-            "seconds": round(monotonic() - self._began, 3),
-            "status": process.status if process is not None else None,
-            "signal": process.signal if process is not None else None,
-            "inputs": self._inputs,
-            "outputs": {},
-            "values": {},
-            "config": self.run.sha,
-            "platform": self.run.platform,
-            "image": self.run.environ.get("ZEN_RUNNER_IMAGE_DIGEST"),
-            "usage": self._usage(),
-            "host": os.uname().nodename,
-            "cached_from": None,
-        }
+        record = records.make_record(
+            self.run.run,
+            self.name,
+            self._attempt.number if self._attempt is not None else 0,
+            kind,
+            message,
+            code=code,
+            started=self._started,
+            seconds=round(monotonic() - self._began, 3),
+            status=process.status if process is not None else None,
+            signal=process.signal if process is not None else None,
+            inputs=self._inputs,
+            config=self.run.sha,
+            usage=self._usage(),
+        )
+        record["platform"] = self.run.platform
+        record["image"] = self.run.environ.get("ZEN_RUNNER_IMAGE_DIGEST")
+        return record
 
     def _close(self, record: Record) -> Record:
         """Write the record last, when all else is in the store, and clean up."""
@@ -717,7 +713,7 @@ class StepAttempt:
         from entrypoint.runtime import processing
 
         assert self._attempt is not None
-        record["engine"] = self._engine
+        record["engine"] = str(self._engine)
         record["metrics"] = processing.metrics(self._scratch) or {}
         if self._engine == "spark":
             try:

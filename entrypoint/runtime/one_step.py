@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     Config = dict[str, Any]
-    Record = dict[str, Any]
 
 
 def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapping[str, str]) -> int:
@@ -51,7 +50,7 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
         shared = Run(with_arguments(config, step, environ), sha, name, store, environ)
         shared.enter()
         attempt = StepAttempt(shared, step, supervisor, output)
-        record = attempt.start()
+        record: Mapping[str, Any] | None = attempt.start()
         if record is None:
             process = attempt.process
             while process not in supervisor.poll(None):
@@ -71,7 +70,7 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
     return int(record["exit_code"])
 
 
-def _refusal(run: str | None, step: str, kind: str, message: str) -> Record:
+def _refusal(run: str | None, step: str, kind: str, message: str) -> dict[str, Any]:
     """Return the record of a step that has no claim, and so no place in the store."""
     code = outcome.code_of(kind)
     return {
@@ -79,7 +78,7 @@ def _refusal(run: str | None, step: str, kind: str, message: str) -> Record:
     }  # fmt: skip
 
 
-def _surprise(config: Config, error: Exception, run: str | None, step: str) -> Record:
+def _surprise(config: Config, error: Exception, run: str | None, step: str) -> dict[str, Any]:
     """Return the record of a failure that nobody foresaw: most likely a config that says it is resolved, and is not."""
     from backends.config import document, resolve
 

@@ -5,7 +5,6 @@ A launcher runs attempts; the driver decides which step starts when, what is tri
 
 from __future__ import annotations
 
-import os
 import time
 from heapq import heappop, heappush
 
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
     from backends.orchestrator.driven.launcher import Launcher, Report
     from backends.store.base import Store
+    from backends.store.records import Record
 
 else:
     Protocol = object
@@ -98,7 +98,7 @@ class _Run:
         self.keep_going = keep_going
         self.report = report if report is not None else lambda event, /, **fields: None
         self.stop_requested = stop_requested if stop_requested is not None else lambda: False
-        self.records: dict[str, dict[str, Any]] = {}
+        self.records: dict[str, Record] = {}
         self.skipped: dict[str, str] = {}
         self.running: set[str] = set()
         self.due: list[tuple[float, str]] = []  # a heap of retries by the time they may start
@@ -200,7 +200,7 @@ class _Run:
         except ZenRunnerError as error:
             self._ended(record_of(self.run_id, step, self.attempts[step], error))
 
-    def _ended(self, record: dict[str, Any]) -> None:
+    def _ended(self, record: Record) -> None:
         step = record["step"]
         if step not in self.running:
             return
@@ -217,7 +217,7 @@ class _Run:
         elif not self.stopping:
             self._fail(step, record)
 
-    def _retry(self, step: str, record: dict[str, Any]) -> float | None:
+    def _retry(self, step: str, record: Record) -> float | None:
         """Put the step on the heap of retries and return its pause in seconds, or None if it has failed for good."""
         policy = self.steps[step]["retry"]
         retries = self.retries.get(step, 0)
@@ -231,7 +231,7 @@ class _Run:
         heappush(self.due, (time.monotonic() + delay, step))
         return delay
 
-    def _fail(self, step: str, record: dict[str, Any]) -> None:
+    def _fail(self, step: str, record: Record) -> None:
         because = f"{step} failed"
         if self.verdict is None:
             detail = f": {record['message']}" if record.get("message") else ""
@@ -270,7 +270,7 @@ class _Run:
         return outcome.SUCCESS, 0, ""
 
 
-def record_of(run_id: str, step: str, attempt: int, error: ZenRunnerError) -> dict[str, Any]:
+def record_of(run_id: str, step: str, attempt: int, error: ZenRunnerError) -> Record:
     """Return the record of an attempt that left none, or could not begin; it is nowhere but in the summary.
 
     Args:
@@ -279,25 +279,4 @@ def record_of(run_id: str, step: str, attempt: int, error: ZenRunnerError) -> di
         attempt: the attempt's number.
         error: why.
     """
-    now = utc()
-    return {
-        "version": 1,
-        "run": run_id,
-        "step": step,
-        "attempt": attempt,
-        "class": error.outcome_class,
-        "exit_code": error.exit_code,
-        "message": str(error),
-        "started": now,
-        "ended": now,
-        "seconds": 0.0,
-        "status": None,
-        "signal": None,
-        "inputs": {},
-        "outputs": {},
-        "values": {},
-        "config": "",
-        "usage": {},
-        "host": os.uname().nodename,
-        "cached_from": None,
-    }
+    return records.make_record(run_id, step, attempt, error.outcome_class, str(error), code=error.exit_code)

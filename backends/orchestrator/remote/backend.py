@@ -177,7 +177,7 @@ class OrchestratorRemoteBackend(OrchestratorBaseBackend):
         stop_requested: Callable[[], bool] | None = None,
     ) -> dict[str, Any]:
         before = records.results(store, run_id) if read_handle(store, run_id) is not None else {}
-        good = [step for step in config["steps"] if before.get(step, {}).get("class") == outcome.SUCCESS]
+        good = [step for step in config["steps"] if step in before and before[step]["class"] == outcome.SUCCESS]
         handle = self._hand_over(config, run_id, store, stop_requested or (lambda: False))
         return Wait(self, handle, good, report, stop_requested).perform()
 

@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from backends.orchestrator.remote.platform import Seen
-
-    Record = dict[str, Any]
+    from backends.store.records import Record
 
 
 ENDED = frozenset((SUCCEEDED, FAILED, CANCELLED, SKIPPED))

@@ -10,10 +10,10 @@ from backends.errors import InfraError, ZenRunnerError
 from backends.orchestrator.remote.picture import ENDED, Picture
 from backends.orchestrator.remote.platform import WHOLE, Seen
 from backends.orchestrator.remote.submission import SUBMITTED, SUBMITTING, holder_of, is_at_work
-from backends.process import utc
 from backends.store import keys, open_store, records
+from backends.store.base import each
 from backends.store.logs import log_chunks
-from backends.store.records import read_handle
+from backends.store.records import make_record, read_handle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from backends.orchestrator.remote.backend import OrchestratorRemoteBackend
-
-    Record = dict[str, Any]
+    from backends.store.records import Record
 
 
 sleep = time.sleep
@@ -109,12 +108,7 @@ class Watch:
                 is_open = number > before.get(step, 0)
             return None, is_open
 
-        if self.store.root is not None or len(steps) < 2:
-            return {step: read(step) for step in steps}
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(16) as pool:
-            return dict(zip(steps, pool.map(read, steps), strict=True))
+        return dict(zip(steps, each(self.store, read, steps), strict=True))
 
     def _ordered(self) -> list[str]:
         if not self._order:
@@ -174,28 +168,8 @@ class Watch:
                 f"the container ended with 0 without a record: {self.config['steps'][step]['image']} does not run zen-runner; "
                 "build it from a zen-runner image and keep its ENTRYPOINT"
             )
-        now = utc()
-        return {
-            "version": 1,
-            "run": self.run,
-            "step": step,
-            "attempt": seen.attempt or 0,
-            "class": kind,
-            "exit_code": code,
-            "message": message,
-            "started": now,
-            "ended": now,
-            "seconds": 0.0,
-            "status": seen.exit_code,
-            "signal": None,
-            "inputs": {},
-            "outputs": {},
-            "values": {},
-            "config": self.handle["config"],
-            "usage": {},
-            "host": "",
-            "cached_from": None,
-        }
+        sha, number = self.handle["config"], seen.attempt or 0
+        return make_record(self.run, step, number, kind, message, code=code, status=seen.exit_code, config=sha, host="")
 
 
 class _Slowly:

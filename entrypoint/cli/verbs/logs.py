@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backends import errors, outcome
+from backends.process import is_alive
 from entrypoint.cli.backends import backend_of, find_run
 from entrypoint.cli.common import steps_in_order
 from entrypoint.cli.parser import add_run
-from entrypoint.cli.verbs.status import driver_lives
 
 if TYPE_CHECKING:
     from backends.base import OrchestratorBaseBackend
@@ -40,7 +40,7 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
 
     def ended() -> bool:
         record = records.read_run(store, run)
-        return record is not None and ("class" in record or driver_lives(record) is False)
+        return record is not None and ("class" in record or is_alive(record) is False)
 
     submitted = backend_of(store, run)
     remote = submitted is not None and "pid" not in (records.read_run(store, run) or {})
