@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from backends.store.base import Store
 
     Output = Callable[[str, int, bytes], None]
+    from backends.store.records import Record
 else:
     Protocol = object  # typing would double the start
 
@@ -28,7 +29,7 @@ class Launcher(Protocol):
             ZenRunnerError: the attempt could not begin; it counts as one that ended in the error's class.
         """
 
-    def wait(self, timeout: float | None) -> list[dict[str, Any]]:
+    def wait(self, timeout: float | None) -> list[Record]:
         """Return the result records of attempts that ended since the last call, each once, in order of their end.
 
         Blocks until there is one, until something asks the run to stop, or until the timeout; then the list is

@@ -5,6 +5,7 @@ from __future__ import annotations
 from backends import graph, wire
 from backends.errors import ConfigError, Problem, UsageError
 from backends.orchestrator.driven.backend import ClientDrivenBackend, end_orphans
+from backends.store import keys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ class OrchestratorLocalBackend(ClientDrivenBackend):
     def render(self, config: Mapping[str, Any], run_id: str = "{run}") -> list[dict[str, Any]]:
         """Return a document a step, parents first: its command, its environment and the steps that it waits for."""
         sha = wire.sha256(wire.dumps(config).encode())
-        where = f"{config['store'].rstrip('/')}/configs/{sha}.json"
+        where = f"{config['store'].rstrip('/')}/{keys.config(sha)}"
         parents = {step: spec["parents"] for step, spec in config["steps"].items()}
         return [
             {

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from backends import errors
-from entrypoint.cli.common import handle_key_of, load_config, print_json
+from entrypoint.cli.common import load_config, print_json
 from entrypoint.cli.parser import JSON
 
 if TYPE_CHECKING:
@@ -60,9 +60,8 @@ def load_orchestrator(block: Mapping[str, Any]) -> OrchestratorBaseBackend:
 
 def runs(store: Store, name: str) -> list[dict[str, Any]]:
     """Return the records of all runs of the pipeline ``name``, the newest last."""
-    from concurrent.futures import ThreadPoolExecutor
-
     from backends.store import records
+    from backends.store.base import each
 
     def read(run: str) -> dict[str, Any] | None:
         try:
@@ -70,8 +69,7 @@ def runs(store: Store, name: str) -> list[dict[str, Any]]:
         except errors.UsageError:
             return None  # a name that is no run id
 
-    with ThreadPoolExecutor(16) as pool:
-        found = [run for run in pool.map(read, records.runs(store)) if run and run.get("name") == name]
+    found = [run for run in each(store, read, records.runs(store)) if run and run.get("name") == name]
     return sorted(found, key=lambda run: str(run.get("started")))
 
 
@@ -127,8 +125,7 @@ def tell_receipt(receipt: Mapping[str, Any] | None) -> None:
 
 def find_run(args: argparse.Namespace, environ: Environ) -> tuple[Store, str]:
     """Return the store and the id of the run that the command line means."""
-    from backends.store import open_store, records
-    from backends.store.keys import check_run_id
+    from backends.store import keys, open_store, records
 
     if args.store:
         store, name = open_store(args.store, create=False), None
@@ -136,8 +133,8 @@ def find_run(args: argparse.Namespace, environ: Environ) -> tuple[Store, str]:
         config, _ = load_config(args, environ)
         store, name = open_store(config["store"]), config["name"]
     if args.run_id:
-        run = check_run_id(args.run_id)
-        if not store.names(f"runs/{run}"):
+        run = keys.check_run_id(args.run_id)
+        if not store.names(keys.run(run)):
             from backends.text import did_you_mean
 
             raise errors.UsageError(f"no run {run!r} in {store.url}{did_you_mean(run, records.runs(store))}")
@@ -152,7 +149,7 @@ def find_run(args: argparse.Namespace, environ: Environ) -> tuple[Store, str]:
 
 def backend_of(store: Store, run: str) -> tuple[OrchestratorBaseBackend, dict[str, Any]] | None:
     """Return the backend that a run was submitted to and its handle; None for a run that ran where it was started."""
-    from backends.store import records
+    from backends.store import keys, records
 
-    handle = records.read_json(store, handle_key_of(run))
+    handle = records.read_json(store, keys.handle(run))
     return None if handle is None else (load_orchestrator(handle["backend"]), handle)

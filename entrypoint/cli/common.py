@@ -82,10 +82,6 @@ def repeat(args: argparse.Namespace, run: str) -> list[str]:
     return [*words, "--run-id", run]
 
 
-def handle_key_of(run: str) -> str:
-    return f"runs/{run}/handle.json"
-
-
 def tell(error: errors.ZenRunnerError, environ: Environ) -> None:
     from entrypoint.cli.text import paint, wants_colour, write_fd
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from backends import outcome, wire
+from backends.process import utc
 from entrypoint.cli.report import cause, finish, large, together
 from entrypoint.cli.text import (
     COLOURS,
@@ -202,9 +203,7 @@ class Json(Lines):
             self.close()
         if self.quiet and event != "run_finished":
             return
-        now = time.time()
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
-        self.write(STDOUT, (wire.dumps({"event": event, "time": moment, **fields}) + "\n").encode())
+        self.write(STDOUT, (wire.dumps({"event": event, "time": utc(), **fields}) + "\n").encode())
 
     def _emit(self, step: str, stream: int, lines: list[bytes]) -> None:
         super()._emit(step, STDERR, lines)

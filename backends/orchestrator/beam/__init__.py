@@ -19,7 +19,7 @@ from backends.orchestrator.driven.backend import ClientDrivenBackend, end_orphan
 from backends.orchestrator.driven.driver import drive
 from backends.orchestrator.driven.spawn import cpus
 from backends.shipping.shipment import ship, upload
-from backends.store import records
+from backends.store import keys, records
 from backends.store.base import BUCKET_SCHEMES
 
 TYPE_CHECKING = False
@@ -182,7 +182,7 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
     def _spec(self, config: Mapping[str, Any], run_id: str, done: list[str] | None = None) -> dict[str, Any]:
         """Return what ``dag.py`` gets."""
         sha = wire.sha256(wire.dumps(config).encode())
-        where = f"{config['store'].rstrip('/')}/configs/{sha}.json"
+        where = f"{config['store'].rstrip('/')}/{keys.config(sha)}"
         if where.partition("://")[0].lower() in BUCKET_SCHEMES:
             env = {"ZEN_RUNNER_CONFIG": f"ref:{where}#sha256={sha}", "ZEN_RUNNER_RUN_ID": run_id}
         else:

@@ -5,7 +5,6 @@ A launcher runs attempts; the driver decides which step starts when, what is tri
 
 from __future__ import annotations
 
-import os
 import time
 from heapq import heappop, heappush
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from backends.execution import Execution, Launcher
+    from backends.store.records import Record
 
 else:
     Protocol = object
@@ -79,7 +79,7 @@ class _Run:
         self.launcher = launcher
         self.max_parallel = max_parallel
         self.keep_going = keep_going
-        self.records: dict[str, dict[str, Any]] = {}
+        self.records: dict[str, Record] = {}
         self.skipped: dict[str, str] = {}
         self.running: set[str] = set()
         self.due: list[tuple[float, str]] = []  # a heap of retries by the time they may start
@@ -181,7 +181,7 @@ class _Run:
         except ZenRunnerError as error:
             self._ended(record_of(self.run_id, step, self.attempts[step], error))
 
-    def _ended(self, record: dict[str, Any]) -> None:
+    def _ended(self, record: Record) -> None:
         step = record["step"]
         if step not in self.running:
             return
@@ -198,7 +198,7 @@ class _Run:
         elif not self.stopping:
             self._fail(step, record)
 
-    def _retry(self, step: str, record: dict[str, Any]) -> float | None:
+    def _retry(self, step: str, record: Record) -> float | None:
         """Put the step on the heap of retries and return its pause in seconds, or None if it has failed for good."""
         policy = self.steps[step]["retry"]
         retries = self.retries.get(step, 0)
@@ -212,7 +212,7 @@ class _Run:
         heappush(self.due, (time.monotonic() + delay, step))
         return delay
 
-    def _fail(self, step: str, record: dict[str, Any]) -> None:
+    def _fail(self, step: str, record: Record) -> None:
         because = f"{step} failed"
         if self.verdict is None:
             detail = f": {record['message']}" if record.get("message") else ""
@@ -251,7 +251,7 @@ class _Run:
         return outcome.SUCCESS, 0, ""
 
 
-def record_of(run_id: str, step: str, attempt: int, error: ZenRunnerError) -> dict[str, Any]:
+def record_of(run_id: str, step: str, attempt: int, error: ZenRunnerError) -> Record:
     """Return the record of an attempt that left none, or could not begin; it is nowhere but in the summary.
 
     Args:
@@ -260,25 +260,4 @@ def record_of(run_id: str, step: str, attempt: int, error: ZenRunnerError) -> di
         attempt: the attempt's number.
         error: why.
     """
-    now = utc()
-    return {
-        "version": 1,
-        "run": run_id,
-        "step": step,
-        "attempt": attempt,
-        "class": error.outcome_class,
-        "exit_code": error.exit_code,
-        "message": str(error),
-        "started": now,
-        "ended": now,
-        "seconds": 0.0,
-        "status": None,
-        "signal": None,
-        "inputs": {},
-        "outputs": {},
-        "values": {},
-        "config": "",
-        "usage": {},
-        "host": os.uname().nodename,
-        "cached_from": None,
-    }
+    return records.make_record(run_id, step, attempt, error.outcome_class, str(error), code=error.exit_code)

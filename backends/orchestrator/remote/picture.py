@@ -12,8 +12,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from backends.platform import JobStatus
-
-    Record = dict[str, Any]
+    from backends.store.records import Record
 
 
 ENDED = frozenset((SUCCEEDED, FAILED, CANCELLED, SKIPPED))

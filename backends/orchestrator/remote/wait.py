@@ -120,7 +120,8 @@ class Wait:
             news = True
             if self._told.get(step) != RUNNING and (state == RUNNING or step in picture.records):
                 seen = (picture.seen or {}).get(step)
-                attempt = (picture.records.get(step) or {}).get("attempt") or (seen and seen.attempt) or 1
+                record = picture.records.get(step)
+                attempt = (record and record["attempt"]) or (seen and seen.attempt) or 1
                 self._report("step_started", step=step, attempt=attempt)
             self._told[step] = state
             if state == SKIPPED:

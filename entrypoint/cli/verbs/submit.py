@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from entrypoint.cli.backends import chosen, documents, print_documents, tell_receipt
-from entrypoint.cli.common import handle_key_of, listen_for_stop, load_config, print_json, print_text, quote, repeat
+from entrypoint.cli.common import listen_for_stop, load_config, print_json, print_text, quote, repeat
 from entrypoint.cli.parser import JSON, PROGRAM, TEXT, YAML, add_backend, add_config
 
 if TYPE_CHECKING:
@@ -39,21 +39,20 @@ def arguments(parser: Parser) -> None:
 
 def main(args: argparse.Namespace, environ: Environ) -> int:
     from backends import wire
-    from backends.store import open_store, records
-    from backends.store.keys import check_run_id, new_run_id
+    from backends.store import keys, open_store, records
 
     config, _ = load_config(args, environ)
     backend = chosen(args, config)
     if args.dry_run:
         print_documents(documents(backend, config, args.run_id), args.output)
         return 0
-    run = check_run_id(args.run_id or new_run_id(config["name"]))
+    run = keys.check_run_id(args.run_id or keys.new_run_id(config["name"]))
     store = open_store(config["store"])
     handle = backend.submit(config, run, store)
     tell_receipt(handle.get("code"))
-    if records.read_json(store, handle_key_of(run)) is None:
+    if records.read_json(store, keys.handle(run)) is None:
         handle = {**handle, "run": run, "store": store.url, "backend": backend.to_config()}
-        store.put(handle_key_of(run), wire.dumps(handle).encode())
+        store.put(keys.handle(run), wire.dumps(handle).encode())
     if args.wait:
         return _wait(args, backend, handle, config, store, environ)
     if args.output != TEXT:
