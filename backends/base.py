@@ -131,6 +131,13 @@ class OrchestratorBaseBackend(BaseBackend):
             run_id: the run's id; by default something that stands for one.
         """
 
+    ships: ClassVar[bool] = False
+    """Whether the code travels: what is submitted is a shipped config, and the code's archive is in the store."""
+
+    def mounts(self) -> list[str]:
+        """Return the local directories that the containers see under the same paths."""
+        return []
+
     def runs_here(self) -> bool:
         """Return whether steps are processes of this machine, started by the launcher that the entrypoint hands over."""
         return False

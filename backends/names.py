@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from backends import wire
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 DIGITS = "0123456789"
 LOWER = "abcdefghijklmnopqrstuvwxyz"
 LETTERS = LOWER + LOWER.upper()
 DIGEST = 10
-"""Hexadecimal digits at the end of a name that was changed: 40 bits, so that of a million names hardly two meet."""
+"""Hexadecimal digits at the end of a name that was changed: 40 bits: two of a thousand names with the same beginning collide with
+a chance of one in two million."""
 
 
 class Rule:
@@ -27,7 +32,7 @@ class Rule:
 
     __slots__ = ("first", "inner", "last", "limit")
 
-    def __init__(self, limit: int, inner: str, first: str, last: str) -> None:
+    def __init__(self, limit: int, inner: Iterable[str], first: Iterable[str], last: Iterable[str]) -> None:
         self.limit = limit
         self.inner = frozenset(inner)
         self.first = frozenset(first)
@@ -36,6 +41,10 @@ class Rule:
     def allows(self, name: str) -> bool:
         """Tell whether the platform takes a name as it is."""
         return 0 < len(name) <= self.limit and name[0] in self.first and name[-1] in self.last and self.inner.issuperset(name)
+
+    def within(self, limit: int) -> Rule:
+        """Return the same rule with another limit, for a part of a name."""
+        return Rule(limit, self.inner, self.first, self.last)
 
 
 DNS_LABEL = Rule(63, LOWER + DIGITS + "-", LOWER, LOWER + DIGITS)

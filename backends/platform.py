@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
     from typing import Any
 
-    Document = dict[str, Any]
+    Document = dict[str, Any]  # what a backend renders, in the platform's own form
+
 
 WHOLE_RUN = ""
 """The key in a mapping of steps for what the platform says of the run as such."""

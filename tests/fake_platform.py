@@ -16,17 +16,23 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from backends import graph, names, outcome
+from backends import names, outcome
 from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, SUCCEEDED
 from backends.calls import Fault, call
 from backends.config.transport import Limits
-from backends.orchestrator.remote.backend import OrchestratorRemoteBackend
-from backends.platform import WHOLE_RUN, JobStatus
+from backends.orchestrator.remote.job import Job
+from backends.orchestrator.remote.jobs import JobsBackend
+from backends.platform import WHOLE_RUN, JobStatus, Platform
 from backends.store.base import Store
 from tests import helpers
 
+if TYPE_CHECKING:
+    from backends.platform import Document
+
+LIMITS = Limits("a fake job", 4_000, source="made up")
+NAME = names.Rule(128, names.LETTERS + names.DIGITS + "-_", names.LETTERS + names.DIGITS, names.LETTERS + names.DIGITS + "-_")
 LIVES = 60.0  # seconds; a job that nobody ended ends itself
 
 
@@ -38,7 +44,7 @@ class ApiError(Exception):
         self.code = code
 
 
-class Platform:
+class Api:
     """The platform's API.
 
     Args:
@@ -110,17 +116,58 @@ def judge(error: Exception) -> Fault | None:
     return Fault(False, error.code, "look at the queue", config=error.code == "no such queue")
 
 
-class OrchestratorFakeBackend(OrchestratorRemoteBackend):
-    """Runs every step as a job of the fake platform.
+class FakePlatform(Platform):
+    """The fake platform, as a backend uses it.
 
     Args:
-        startup_timeout: see ``OrchestratorRemoteBackend``.
+        root: its directory.
+        pace: seconds between two looks.
+    """
+
+    def __init__(self, root: Path, pace: float) -> None:
+        self.api = Api(root)
+        self.pace = pace
+
+    def start(self, document: Document, ids: Mapping[str, str]) -> str:
+        name, parents = document["name"], [ids[parent] for parent in document["after"] if parent in ids]
+        return call(
+            lambda: self.api.submit(name, document["env"], parents, document["retry"]), f"the fake platform: submit {name}", judge
+        )
+
+    def find(self, prefix: str) -> dict[str, str]:
+        return {path.name: path.name for path in (self.api.root / "jobs").glob(f"{prefix}*")}
+
+    def look(self, ids: Collection[str]) -> dict[str, JobStatus]:
+        listed = [job for job in ids if not (self.api.root / "jobs" / job / "forgotten").exists()]
+        answers: dict[str, dict[str, Any]] = {}
+        for at in range(0, len(listed), 100):
+            some = listed[at : at + 100]
+            answers |= call(lambda some=some: self.api.describe(some), "the fake platform: describe", judge, tries=2)  # type: ignore[misc]
+        return {
+            job: JobStatus(said["state"], said.get("reason", ""), exit_code=said.get("code"), attempt=said.get("attempt"))
+            for job, said in answers.items()
+        }
+
+    def end(self, ids: Collection[str]) -> None:
+        for job in ids:
+            call(lambda job=job: self.api.end(job), "the fake platform: end", judge)  # type: ignore[misc]
+
+    def log(self, job: str, member: int | None = None) -> Iterator[bytes]:
+        yield (self.api.root / "jobs" / job / "log").read_bytes()
+
+
+class OrchestratorFakeBackend(JobsBackend):
+    """Runs every step as a job of the fake platform, which keeps their order.
+
+    Args:
+        startup_timeout: see ``RemoteBackend``.
         deadline: the same.
         poll: seconds between two questions.
         seen: local directories that the jobs see.
     """
 
-    limits = Limits("a fake job", 4_000, source="made up")
+    limits = LIMITS
+    rule = NAME
     cancel_timeout = 20.0
 
     def __init__(
@@ -132,80 +179,24 @@ class OrchestratorFakeBackend(OrchestratorRemoteBackend):
     ) -> None:
         self.startup_timeout = startup_timeout
         self.deadline = deadline
-        self.poll_first = self.poll_most = poll
+        self.poll = self.poll_most = poll
         self.seen = seen
 
     def mounts(self) -> list[str]:
         return ["/"] if self.seen is None else self.seen
 
-    def render(self, config: Mapping[str, Any], run_id: str = "RUN", done: Collection[str] = frozenset()) -> list[dict[str, Any]]:
-        carried = self.carry(config)
-        steps = config["steps"]
-        return [
-            {
-                "step": step,
-                "name": names.fit(names.BATCH, run_id, step),
-                "env": self.environment(carried, config, step, run_id),
-                "parents": [names.fit(names.BATCH, run_id, parent) for parent in steps[step]["parents"] if parent not in done],
-                "retry": {"limit": steps[step]["retry"]["limit"], "on": list(steps[step]["retry"]["on"])},
-            }
-            for step in graph.order({step: spec["parents"] for step, spec in steps.items()})
-            if step not in done
-        ]
+    def render_job(self, job: Job) -> Document:
+        retry = {"limit": job.retry["limit"], "on": list(job.retry["on"])}
+        return {"job": job.key, "name": job.name, "env": job.env, "after": list(job.after), "retry": retry}
 
-    def _submit(
-        self,
-        config: Mapping[str, Any],
-        documents: list[dict[str, Any]],
-        run_id: str,
-        store: Store,
-        state: dict[str, Any],
-        save: Callable[[], None],
-    ) -> None:
-        platform = Platform(Path(f"{store.root}-cluster"))
-        suffix = "" if state["round"] == 1 else f"-r{state['round']}"
-        for document in documents:
-            step, name = document["step"], document["name"] + suffix
-            if step in state.get("jobs", {}):
-                continue
-            parents = [parent + suffix for parent in document["parents"]]
+    def platform(self, store: Store) -> FakePlatform:
+        return FakePlatform(Path(f"{store.root}-cluster"), self.poll)
 
-            def submit(name: str = name, parents: list[str] = parents, document: dict[str, Any] = document) -> str:
-                return platform.submit(name, document["env"], parents, document["retry"])
-
-            job = call(submit, f"the fake platform: submit {name}", judge)
-            state["root"] = str(platform.root)
-            state.setdefault("jobs", {})[step] = job
-            save()
-
-    def _status(self, state: dict[str, Any]) -> dict[str, JobStatus]:
-        if "root" not in state:
-            return {}
-        platform, jobs = Platform(Path(state["root"])), state["jobs"]
-        found: dict[str, dict[str, Any]] = {}
-        for at in range(0, len(jobs), 100):
-            some = list(jobs.values())[at : at + 100]
-            found |= call(lambda some=some: platform.describe(some), "the fake platform: describe", judge, tries=2)  # type: ignore[misc]
-        whole = platform.root / "whole"
-        said = {WHOLE_RUN: JobStatus(FAILED, whole.read_text())} if whole.exists() else {}
-        return said | {
-            step: JobStatus(
-                found[job]["state"],
-                found[job].get("reason", ""),
-                exit_code=found[job].get("code"),
-                attempt=found[job].get("attempt"),
-            )
-            for step, job in jobs.items()
-            if not (platform.root / "jobs" / job / "forgotten").exists()
-        }
-
-    def _cancel(self, state: dict[str, Any]) -> None:
-        for job in state.get("jobs", {}).values():
-            platform = Platform(Path(state["root"]))
-            call(lambda platform=platform, job=job: platform.end(job), "the fake platform: end", judge)  # type: ignore[misc]
-
-    def _logs(self, state: dict[str, Any], step: str) -> Iterator[bytes]:
-        yield (Path(state["root"]) / "jobs" / state["jobs"][step] / "log").read_bytes()
+    def statuses(self, platform: Platform, state: Mapping[str, Any]) -> dict[str, JobStatus]:
+        statuses = super().statuses(platform, state)
+        assert isinstance(platform, FakePlatform)
+        whole = platform.api.root / "whole"
+        return {**statuses, WHOLE_RUN: JobStatus(FAILED, whole.read_text())} if whole.exists() else statuses
 
 
 def work(job: Path) -> None:

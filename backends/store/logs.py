@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 
+from backends.outcome import SUCCESS
 from backends.store import keys
-from backends.store.records import attempts
+from backends.store.records import attempts, result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,3 +60,26 @@ def log_chunks(
             return
         pause = 0.1 if news else min(1.0, pause * 1.5)
         time.sleep(pause)
+
+
+def follow_step(store: Store, run: str, step: str, follow: bool, ended: Callable[[], bool]) -> Iterator[bytes]:
+    """Yield the log of a step's last attempt; when following, also of those that come after it, to the step's end.
+
+    Args:
+        store: where the run lives.
+        run: the run's id.
+        step: the step.
+        follow: go on until it has ended.
+        ended: asked often: whether no more comes; a step that has succeeded is at its end whatever this says.
+    """
+    number = 0
+    while True:
+        over = not follow or ended()
+        later = [attempt for attempt in attempts(store, run, step) if attempt > number]
+        for attempt in later if number else later[-1:]:
+            yield from log_chunks(store, run, step, attempt, follow=follow, stop=ended)
+            number = attempt
+        last = result(store, run, step, number) if number else None
+        if over or (last is not None and last["class"] == SUCCESS):
+            return
+        time.sleep(0.2)

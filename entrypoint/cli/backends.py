@@ -80,9 +80,7 @@ def chosen(args: argparse.Namespace, config: Config) -> OrchestratorBaseBackend:
 
 def documents(backend: OrchestratorBaseBackend, config: Config, run: str | None) -> list[dict[str, Any]]:
     """Return what a backend would hand to its platform, just as ``submit`` would, without a network."""
-    from backends.orchestrator.remote.backend import OrchestratorRemoteBackend
-
-    if isinstance(backend, OrchestratorRemoteBackend):
+    if backend.ships:
         from tempfile import TemporaryDirectory
 
         from backends.shipping.shipment import ship

@@ -20,6 +20,9 @@ import pytest
 from backends import calls, wire
 from backends.errors import InfraError, ZenRunnerError
 from backends.orchestrator.batch import OrchestratorBatchBackend
+from backends.orchestrator.batch.limits import NAME
+from backends.orchestrator.batch.platform import BatchPlatform
+from backends.orchestrator.remote.job import Names
 from backends.store import open_store, records
 from backends.store.base import Store
 from tests import helpers
@@ -114,8 +117,9 @@ class Pipeline:
         monkeypatch.setattr(calls, "sleep", lambda seconds: time.sleep(min(seconds, 0.05)))
         ended = helpers.run("resolve", "--config", str(self.path), "--output", "json", cwd=self.path.parent, **self.environ)
         assert ended.code == 0, ended.errors
+        monkeypatch.setattr(BatchPlatform, "pace", 0.3)
         backend = OrchestratorBatchBackend(queue=QUEUE)
-        backend.poll_first = backend.poll_most = 0.3
+        backend.poll_most = 0.3
         return backend, wire.loads(ended.stdout), self.store(monkeypatch)
 
     def store(self, monkeypatch: pytest.MonkeyPatch) -> Store:
@@ -142,9 +146,8 @@ class Pipeline:
         return [job for job in details if self.store_url + "/" in json.dumps(job["container"]["environment"]) or self._mine(job)]
 
     def _mine(self, job: dict[str, Any]) -> bool:
-        from backends.orchestrator.batch.render import prefix
-
-        return any(job["jobName"].startswith(prefix(self.store_url, "r", number)) for number in (1, 2, 3))
+        names = [Names(NAME, self.store_url, "r", number) for number in (1, 2, 3)]
+        return any(job["jobName"].startswith(name.prefix) for name in names)
 
 
 def python(code: str) -> list[str]:
@@ -289,9 +292,10 @@ def test_what_batch_kept_of_the_output(aws: MotoBatch, tmp_path: Path, monkeypat
     handle = backend.submit(config, "r", store)
     assert backend.wait(handle)["class"] == "success"
     state = handle["state"]
-    assert b"".join(backend._logs(state, "a")).splitlines()[0] == b"hello"
-    assert b"".join(backend._logs(state, "s.1")).splitlines()[0] == b"8"
-    assert b"".join(backend._logs(state, "zzz")) == b""
+    platform = backend.platform(store)
+    assert b"".join(backend.platform_log(platform, state, "a")).splitlines()[0] == b"hello"
+    assert b"".join(backend.platform_log(platform, state, "s.1")).splitlines()[0] == b"8"
+    assert b"".join(backend.platform_log(platform, state, "zzz")) == b""
 
 
 def test_the_pages_manifest_needs_no_client(aws: MotoBatch) -> None:

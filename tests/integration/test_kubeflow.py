@@ -16,6 +16,8 @@ import pytest
 from backends import calls, wire
 from backends.errors import ConfigError, InfraError, PlacementError
 from backends.orchestrator.kubeflow import OrchestratorKubeFlowBackend
+from backends.orchestrator.kubeflow.platform import KubeflowPlatform
+from backends.orchestrator.remote.backend import Sending
 from backends.shipping.shipment import ship, upload
 from backends.store import open_store, records
 from backends.store.base import Store
@@ -216,6 +218,12 @@ def two_steps(store: Store, **document: Any) -> dict[str, Any]:
     return resolve(store.url, **{"steps": {"a": {"run": ["true"]}, "b_c": {"run": ["true"], "after": ["a"]}}, **document})
 
 
+def sending(
+    backend: OrchestratorKubeFlowBackend, config: dict[str, Any], store: Store, state: dict[str, Any], save: Callable[[], None]
+) -> Sending:
+    return Sending(backend.platform(store), config, "r", store, frozenset(), state, save, lambda: None)
+
+
 def test_a_run_is_submitted_once(api: KfpApi, store: Store) -> None:
     backend = make(api, experiment="trials", service_account="runner", image_pull_policy="Always")
     config = two_steps(store)
@@ -239,7 +247,6 @@ def test_an_answer_that_was_lost_gives_one_run(api: KfpApi, store: Store) -> Non
 
 def test_a_submission_cut_short_is_completed_not_doubled(api: KfpApi, store: Store) -> None:
     backend, config = make(api), two_steps(store)
-    documents = backend.render(config, "r")
     for dies_at in (1, 2):
         saved: list[dict[str, Any]] = []
         state: dict[str, Any] = {"round": 1}
@@ -250,9 +257,9 @@ def test_a_submission_cut_short_is_completed_not_doubled(api: KfpApi, store: Sto
             saved.append(json.loads(json.dumps(state)))
 
         with pytest.raises(KeyboardInterrupt):
-            backend._submit(config, documents, "r", store, state, save)
+            backend.send(sending(backend, config, store, state, save))
         again = saved[-1] if saved else {"round": 1}
-        backend._submit(config, documents, "r", store, again, lambda: None)
+        backend.send(sending(backend, config, store, again, lambda: None))
         assert list(api.runs) == [again["run"]]
 
 
@@ -287,7 +294,8 @@ def test_status_says_what_the_server_says(api: KfpApi, store: Store) -> None:
             detail["state"] = "PENDING"
     waiting = backend.status(handle)
     assert waiting["steps"] == {"a": "pending", "b_c": "pending"}
-    assert backend._status(handle["state"])["a"].message.endswith(f"`kubectl -n ml describe pods -l pipeline/runid={run}` does")
+    said = backend.statuses(backend.platform(store), handle["state"])
+    assert said["a"].message.endswith(f"`kubectl -n ml describe pods -l pipeline/runid={run}` does")
     api.set_states(run, "FAILED", a="FAILED")
     status = backend.status(handle)
     assert (status["state"], status["class"], status["steps"]) == ("failed", "infra", {"a": "failed", "b_c": "skipped"})
@@ -327,7 +335,7 @@ def test_cancel_is_said_once_and_to_what_runs(api: KfpApi, store: Store) -> None
 def test_a_run_that_does_not_start_is_cancelled_and_says_where_to_look(
     api: KfpApi, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(OrchestratorKubeFlowBackend, "poll_first", 0.01)
+    monkeypatch.setattr(KubeflowPlatform, "pace", 0.01)
     api.terminated = "CANCELED"
     backend = make(api, startup_timeout=0.2)
     handle = backend.submit(two_steps(store), "r", store)
@@ -342,11 +350,11 @@ def test_cancel_finds_a_run_whose_submission_was_cut_short(api: KfpApi, store: S
     backend, config = make(api), two_steps(store)
     saved: list[dict[str, Any]] = []
     state: dict[str, Any] = {"round": 1}
-    backend._submit(config, backend.render(config, "r"), "r", store, state, lambda: saved.append(dict(state)))
+    backend.send(sending(backend, config, store, state, lambda: saved.append(dict(state))))
     assert "run" not in saved[0]
-    backend._cancel(saved[0])
+    backend.end(backend.platform(store), saved[0])
     assert [run["state"] for run in api.runs.values()] == ["CANCELING"]
-    backend._cancel({"round": 1})
+    backend.end(backend.platform(store), {"round": 1})
 
 
 def test_a_token_can_be_in_a_file(api: KfpApi, store: Store, tmp_path: Path) -> None:

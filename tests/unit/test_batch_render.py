@@ -18,9 +18,11 @@ from hypothesis import strategies as st
 from backends import outcome, wire
 from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SUCCEEDED
 from backends.errors import ConfigError
-from backends.orchestrator.batch import OrchestratorBatchBackend, api
-from backends.orchestrator.batch.render import BATCHS_OWN, FARGATE, evaluate_on_exit
-from backends.orchestrator.batch.states import seen_of
+from backends.orchestrator.batch import OrchestratorBatchBackend
+from backends.orchestrator.batch.limits import BATCHS_OWN, FARGATE
+from backends.orchestrator.batch.platform import BatchPlatform
+from backends.orchestrator.batch.render import evaluate_on_exit
+from backends.orchestrator.batch.states import REASON, status_of
 from tests.emulators.moto_batch import _retries as service_retries
 
 ROLE = "arn:aws:iam::123456789012:role/execution"
@@ -462,12 +464,12 @@ EXITED = "Essential container in task exited"
             *(FAILED, "infra", None, "i/o timeout"),
         ),
         ({"status": "FAILED", "statusReason": "Dependent Job failed"}, FAILED, None, None, "Dependent Job failed"),
-        ({"status": "FAILED", "statusReason": api.REASON, "container": {"exitCode": 143}}, CANCELLED, None, 143, "cancelled"),
+        ({"status": "FAILED", "statusReason": REASON, "container": {"exitCode": 143}}, CANCELLED, None, 143, "cancelled"),
         ({"status": "FAILED", "statusReason": "by hand", "isTerminated": True}, CANCELLED, None, None, "by hand"),
     ],
 )
 def test_what_a_jobs_detail_means(detail: dict[str, Any], state: str, kind: str | None, code: int | None, words: str) -> None:
-    seen = seen_of(detail)
+    seen = status_of(detail)
     assert (seen.state, seen.kind, seen.exit_code) == (state, kind, code) and words in seen.message
 
 
@@ -483,13 +485,18 @@ class Answers:
         return [{"jobId": job, **self.jobs[job]} for job in job_ids if job in self.jobs]
 
 
-def states(backend: OrchestratorBatchBackend, jobs: dict[str, Any]) -> dict[str, str]:
-    return {step: seen.state for step, seen in backend._status({"round": 1, "jobs": jobs}).items()}
+def asking(answers: Answers) -> BatchPlatform:
+    platform = BatchPlatform(None, "q", None)
+    platform.client = answers  # type: ignore[assignment]
+    return platform
+
+
+def states(platform: BatchPlatform, jobs: dict[str, Any]) -> dict[str, str]:
+    statuses = OrchestratorBatchBackend(queue="q").statuses(platform, {"round": 1, "jobs": jobs})
+    return {step: status.state for step, status in statuses.items()}
 
 
 def test_members_of_an_array_job_are_asked_for_only_where_they_differ() -> None:
-    backend = OrchestratorBatchBackend(queue="q")
-
     def array(status: str, **summary: int) -> dict[str, Any]:
         return {"status": status, "arrayProperties": {"size": 2, "statusSummary": summary}}
 
@@ -503,9 +510,9 @@ def test_members_of_an_array_job_are_asked_for_only_where_they_differ() -> None:
         lost=array("PENDING", RUNNING=1, SUCCEEDED=1),
         one={"status": "SUCCEEDED"},
     )
-    backend._api = answers  # type: ignore[assignment]
+    platform = asking(answers)
     jobs = {"a": "one", "gone": "gone", **{name: [name, 2] for name in ("wait", "good", "never", "both", "lost")}}
-    assert states(backend, jobs) == {
+    assert states(platform, jobs) == {
         "a": "succeeded",
         **{f"wait.{index}": "pending" for index in range(2)},
         **{f"good.{index}": "succeeded" for index in range(2)},
@@ -515,15 +522,15 @@ def test_members_of_an_array_job_are_asked_for_only_where_they_differ() -> None:
         **{f"lost.{index}": "pending" for index in range(2)},
     }
     assert not {"wait:0", "good:0", "never:0"} & set(answers.asked)
-    assert len(states(backend, jobs)) == 11
+    assert len(states(platform, jobs)) == 11
     assert answers.asked["one"] == answers.asked["good"] == answers.asked["both:1"] == 1, "what has ended is not asked for again"
 
 
 def test_a_fan_in_job_is_no_step_but_its_failure_is_told() -> None:
-    backend = OrchestratorBatchBackend(queue="q")
-    backend._api = Answers(f={"status": "RUNNING"}, a={"status": "PENDING"})  # type: ignore[assignment]
+    answers = Answers(f={"status": "RUNNING"}, a={"status": "PENDING"})
+    platform = asking(answers)
     jobs = {"FAN-IN-1": "f", "a": "a"}
-    assert states(backend, jobs) == {"a": "pending"}
-    backend._api.jobs["f"] = {"status": "FAILED", "statusReason": "no luck", "attempts": [{}]}  # type: ignore[union-attr]
-    seen = backend._status({"round": 1, "jobs": jobs})
+    assert states(platform, jobs) == {"a": "pending"}
+    answers.jobs["f"] = {"status": "FAILED", "statusReason": "no luck", "attempts": [{}]}
+    seen = OrchestratorBatchBackend(queue="q").statuses(platform, {"round": 1, "jobs": jobs})
     assert seen[""].message == "the fan-in job f failed: no luck" and seen[""].state == "running"

@@ -19,13 +19,14 @@ from backends.calls import Fault, call, sdk
 from backends.errors import ConfigError, DuplicateError, InfraError, PlacementError, Terminated, UsageError
 from backends.execution import Execution
 from backends.orchestrator.remote import submission
+from backends.orchestrator.remote.backend import Sending
 from backends.platform import JobStatus
 from backends.shipping.shipment import ship
 from backends.store import records
 from backends.store.local import LocalStore
 from entrypoint.runtime import load
 from tests import helpers
-from tests.fake_platform import OrchestratorFakeBackend, Platform
+from tests.fake_platform import Api, OrchestratorFakeBackend
 
 SOURCE = "tests.fake_platform:OrchestratorFakeBackend"
 ENV = {"PYTHONPATH": str(helpers.ROOT)}
@@ -37,7 +38,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.store = LocalStore(str(folder / "store"))
-        self.platform = Platform(folder / "store-cluster")
+        self.platform = Api(folder / "store-cluster")
 
     def config(self, steps: dict[str, Any], **document: Any) -> dict[str, Any]:
         document = {"name": "p", "code": None, "env": {"MARK": str(self.folder)}, "steps": steps, **document}
@@ -161,21 +162,21 @@ class TestSubmit:
     def test_one_that_is_silent_elsewhere_is_taken_over_and_told_so(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         config = place.config(in_a_row(3))
         monkeypatch.setattr(submission, "SILENT", 0.0)
-        original = OrchestratorFakeBackend._submit
+        original = OrchestratorFakeBackend.send
         turns = []
 
-        def slow(self: Any, config: Any, documents: Any, run_id: str, store: Any, state: Any, save: Any) -> None:
+        def slow(self: OrchestratorFakeBackend, sending: Sending) -> None:
             turns.append(1)
             if len(turns) > 1:
-                return original(self, config, documents, run_id, store, state, save)
-            save()
+                return original(self, sending)
+            sending.save()
             elsewhere = {**place.handle(), "host": "elsewhere"}
             place.store.put("runs/r/handle.json", wire.dumps(elsewhere).encode())
             assert BACKEND.submit(dict(CONFIG), "r", place.store)["number"] == 2
-            return save()
+            return sending.save()
 
         CONFIG = config
-        monkeypatch.setattr(OrchestratorFakeBackend, "_submit", slow)
+        monkeypatch.setattr(OrchestratorFakeBackend, "send", slow)
         with pytest.raises(DuplicateError, match="taken over"):
             BACKEND.submit(config, "r", place.store)
         assert place.handle()["phase"] == "submitted" and len(place.jobs()) == 3
@@ -192,7 +193,12 @@ class TestSubmit:
         place.config(in_a_row(2))
         place.fail(("submit", "no such queue!"))
         ended = place.submit()
-        assert ended.code == 78 and "submit r-s0-" in ended.errors and "no such queue; look at the queue" in ended.errors
+        assert (
+            ended.code == 78
+            and "submit r-" in ended.errors
+            and "-s0: " in ended.errors
+            and "no such queue; look at the queue" in ended.errors
+        )
         assert list(place.store.walk("runs")) == [] and place.jobs() == []
         place.fail(("submit", "denied"))
         assert place.submit().code == 69
@@ -266,14 +272,14 @@ class TestSubmit:
 
     def test_a_cancel_from_elsewhere_ends_the_submission(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         config = place.config(in_a_row(3, "sleep 300"))
-        original = Platform.submit
+        original = Api.submit
 
-        def cancelled(self: Platform, *args: Any) -> str:
+        def cancelled(self: Api, *args: Any) -> str:
             if self.calls("submit") == 1:
                 BACKEND.cancel(place.handle())
             return original(self, *args)
 
-        monkeypatch.setattr(Platform, "submit", cancelled)
+        monkeypatch.setattr(Api, "submit", cancelled)
         with pytest.raises(Terminated, match="cancelled while"):
             BACKEND.submit(config, "r", place.store)
         until(lambda: BACKEND.status(place.handle())["state"] == "cancelled")
@@ -437,7 +443,7 @@ class TestGivingUp:
 
     def test_a_platform_that_does_not_end_what_was_cancelled(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(OrchestratorFakeBackend, "cancel_timeout", 0.3)
-        monkeypatch.setattr(Platform, "end", lambda self, name: None)
+        monkeypatch.setattr(Api, "end", lambda self, name: None)
         config = place.config({"a": {"run": ["sleep", "300"], "grace_period": 0.1}})
         summary = OrchestratorFakeBackend(deadline=0.1).run(Execution(config, "r", place.store))
         assert summary["class"] == "timeout" and "did not say in time that it ended" in summary["message"]

@@ -11,34 +11,27 @@ second time whose first had no clear answer, Batch is asked for a job of that na
 
 from __future__ import annotations
 
-import time
-from math import ceil
-
+from backends import wire
 from backends.base import FAILED, RUNNING
-from backends.config import quantities, transport
-from backends.errors import ConfigError, Problem, ZenRunnerError
-from backends.orchestrator.batch.api import DESCRIBED, Client
-from backends.orchestrator.batch.render import EPHEMERAL, FAN_IN_KEY, LOG_GROUP, MOST_TAGS, SHORTEST_TIMEOUT, Renderer, prefix
-from backends.orchestrator.batch.states import OVER, Mixed, seen_of
-from backends.orchestrator.remote.backend import OrchestratorRemoteBackend
+from backends.config import quantities
+from backends.errors import ConfigError, Problem
+from backends.orchestrator.batch.limits import BATCHS_OWN, EPHEMERAL, MOST_TAGS, NAME, OVERRIDES, SHORTEST_TIMEOUT
+from backends.orchestrator.batch.platform import BatchPlatform
+from backends.orchestrator.batch.render import FAN_IN_KEY, Renderer, variables
+from backends.orchestrator.remote.jobs import JobsBackend
 from backends.platform import WHOLE_RUN, JobStatus
-from backends.store.records import read_handle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Mapping
     from typing import Any, Literal
 
+    from backends.orchestrator.remote.job import Job, Names
+    from backends.platform import Document, Platform
     from backends.store.base import Store
 
-    Document = dict[str, Any]
 
-
-SAVED_EVERY = 5.0
-"""Seconds between two saves while jobs are submitted; what is not saved is found again by its name."""
-
-
-class OrchestratorBatchBackend(OrchestratorRemoteBackend):
+class OrchestratorBatchBackend(JobsBackend):
     """Runs every step as a job of AWS Batch.
 
     Args:
@@ -64,7 +57,9 @@ class OrchestratorBatchBackend(OrchestratorRemoteBackend):
         deadline: seconds for the whole run; None for ever.
     """
 
-    limits = transport.BATCH
+    limits = OVERRIDES
+    rule = NAME
+    arrays = True
 
     def __init__(
         self,
@@ -92,7 +87,7 @@ class OrchestratorBatchBackend(OrchestratorRemoteBackend):
         self.region = region
         self.job_role = job_role
         self.execution_role = execution_role
-        self.platform = platform
+        self.capability: str = platform
         self.ephemeral_storage = ephemeral_storage
         self.assign_public_ip = assign_public_ip
         self.user = user
@@ -116,13 +111,10 @@ class OrchestratorBatchBackend(OrchestratorRemoteBackend):
             problems.append(Problem("", "args.memory", str(error)))
         if problems:
             raise ConfigError(problems)
-        self._api: Client | None = None
-        self._ended: dict[str, JobStatus] = {}
-        self._calls = 0
 
     def _problems(self) -> list[Problem]:
         """Return what the arguments' types let through and Batch does not."""
-        fargate = self.platform == "FARGATE"
+        fargate = self.capability == "FARGATE"
         low, high = EPHEMERAL
         checks = [
             ("queue", not self.queue, "is empty; write the job queue's name or ARN"),
@@ -162,9 +154,10 @@ class OrchestratorBatchBackend(OrchestratorRemoteBackend):
     def mounts(self) -> list[str]:
         return list(self._mounts)
 
-    # -- render -----------------------------------------------------------------------------------------------------------
+    def count_variables(self, env: Mapping[str, str]) -> int:
+        return len(wire.dumps({"environment": variables(env)})) + BATCHS_OWN
 
-    def render(self, config: Mapping[str, Any], run_id: str = "RUN", done: Collection[str] = frozenset()) -> list[Document]:
+    def render_jobs(self, jobs: list[Job], names: Names) -> list[Document]:
         """Return the requests: the job definitions, then the jobs, each after those it depends on.
 
         A definition is ``{"api": "RegisterJobDefinition", "request"}``, a job ``{"api": "SubmitJob", "job", "request"}``, where
@@ -176,139 +169,15 @@ class OrchestratorBatchBackend(OrchestratorRemoteBackend):
 
         Source: AWS Batch API, RegisterJobDefinition and SubmitJob.
         """
-        return Renderer(self, config, run_id, frozenset(done)).documents()
+        return Renderer(self, jobs, names).documents()
 
-    # -- submit -----------------------------------------------------------------------------------------------------------
+    def platform(self, store: Store) -> BatchPlatform:
+        return BatchPlatform(self.region, self.queue, self.log_group)
 
-    def _hand_over(
-        self, config: Mapping[str, Any], run_id: str, store: Store, stop_requested: Callable[[], bool]
-    ) -> dict[str, Any]:
-        if read_handle(store, run_id) is None:  # before anything is put into the store
-            self.api.check_queue(self.queue)
-        return super()._hand_over(config, run_id, store, stop_requested)
-
-    def _submit(
-        self,
-        config: Mapping[str, Any],
-        documents: list[Document],
-        run_id: str,
-        store: Store,
-        state: dict[str, Any],
-        save: Callable[[], None],
-    ) -> None:
-        api = self.api
-        first, prefix = (prefix(config["store"], run_id, number) for number in (1, state["round"]))
-        jobs = [document for document in documents if document["api"] == "SubmitJob"]
-        ids = api.submitted(self.queue, prefix) if "jobs" in state else {}
-        known = state.get("jobs", {})
-        pending = []
-        for document in jobs:
-            request = {**document["request"], "jobName": prefix + document["request"]["jobName"].removeprefix(first)}
-            found = ids.get(request["jobName"])
-            if found and document["job"] not in known:
-                known[document["job"]] = _entry(found, request)
-            if document["job"] not in known:
-                pending.append((document["job"], request))
-        wanted = {request["jobDefinition"] for _, request in pending}
-        definitions = {
-            document["request"]["jobDefinitionName"]: api.define(document["request"])
-            for document in documents
-            if document["api"] == "RegisterJobDefinition" and document["request"]["jobDefinitionName"] in wanted
-        }
-        state.update(queue=self.queue, prefix=prefix, jobs=known, complete=False)
-        save()  # from here on, whoever comes after this process looks for the jobs by their names
-        saved = time.monotonic()
-        for job, request in pending:
-            request["jobDefinition"] = definitions[request["jobDefinition"]]
-            if "dependsOn" in request:
-                depends = [known[edge["jobId"][1:-1]] for edge in request["dependsOn"]]
-                request["dependsOn"] = [{"jobId": entry if isinstance(entry, str) else entry[0]} for entry in depends]
-            try:
-                known[job] = _entry(api.submit(job, request), request)
-            except ZenRunnerError:
-                if not known and not api.doubtful:  # nothing was started
-                    for key in ("queue", "prefix", "jobs", "complete"):
-                        del state[key]
-                raise
-            if time.monotonic() - saved > SAVED_EVERY:
-                save()
-                saved = time.monotonic()
-        state["complete"] = True
-
-    # -- and after --------------------------------------------------------------------------------------------------------
-
-    def _status(self, state: dict[str, Any]) -> dict[str, JobStatus]:
-        jobs: dict[str, Any] = state.get("jobs", {})
-        self._calls = 0
-        plain = {entry: job for job, entry in jobs.items() if isinstance(entry, str)}
-        arrays = {entry[0]: (job, entry[1]) for job, entry in jobs.items() if not isinstance(entry, str)}
-        found = self._look([*plain, *arrays])
-        seen = {job: found[job_id] for job_id, job in plain.items() if job_id in found}
-        members = {}
-        for job_id, (of, size) in arrays.items():
-            for index in range(size):
-                if isinstance(parent := found.get(job_id), Mixed):
-                    members[f"{job_id}:{index}"] = f"{of}.{index}"
-                if parent is not None:
-                    seen[f"{of}.{index}"] = parent
-        asked = self._look(members)
-        seen.update((members[job_id], what) for job_id, what in asked.items())
-        for job in [job for job in seen if job.startswith(FAN_IN_KEY)]:
-            fan_in = seen.pop(job)
+    def statuses(self, platform: Platform, state: Mapping[str, Any]) -> dict[str, JobStatus]:
+        statuses = super().statuses(platform, state)
+        for job in [job for job in statuses if job.startswith(FAN_IN_KEY)]:
+            fan_in = statuses.pop(job)
             if fan_in.state == FAILED and fan_in.attempt is not None:
-                seen[WHOLE_RUN] = JobStatus(RUNNING, f"the fan-in job {jobs[job]} failed: {fan_in.message}")
-        # All callers of an account share Batch's rate, so a look at many jobs is a rare one: a call a second at most.
-        self.poll_first = float(self._calls) if self._calls > 1 else min(self.poll_first, 1.0)
-        return seen
-
-    def _look(self, job_ids: Collection[str]) -> dict[str, JobStatus]:
-        """Return what Batch says of jobs by id; those that had ended the last time are not asked for again."""
-        found = {job_id: self._ended[job_id] for job_id in job_ids if job_id in self._ended}
-        wanted = [job_id for job_id in job_ids if job_id not in found]
-        self._calls += ceil(len(wanted) / DESCRIBED)
-        for detail in self.api.describe(wanted):
-            seen = found[detail["jobId"]] = seen_of(detail)
-            if detail["status"] in OVER and not isinstance(seen, Mixed):
-                self._ended[detail["jobId"]] = seen
-        return found
-
-    def _cancel(self, state: dict[str, Any]) -> None:
-        if "jobs" not in state:
-            return
-        ids = {entry if isinstance(entry, str) else entry[0] for entry in state["jobs"].values()}
-        if not state["complete"]:
-            ids.update(self.api.submitted(state["queue"], state["prefix"]).values())
-        alive = [detail for detail in self.api.describe(sorted(ids)) if detail["status"] not in OVER]
-        # The last first: what waits for another must not begin because that one has ended.
-        for detail in sorted(alive, key=lambda detail: int(detail.get("createdAt", 0)), reverse=True):
-            self.api.terminate(detail["jobId"])
-
-    def _logs(self, state: dict[str, Any], step: str) -> Iterator[bytes]:
-        jobs = state.get("jobs", {})
-        of, _, index = step.rpartition(".")
-        job_id = f"{jobs[of][0]}:{index}" if of in jobs else jobs.get(step)
-        for detail in self.api.describe([job_id] if job_id else []):
-            attempts = [attempt.get("container") or {} for attempt in detail.get("attempts") or []]
-            streams = [container.get("logStreamName") for container in [detail.get("container") or {}, *reversed(attempts)]]
-            if stream := next(filter(None, streams), None):
-                yield from self.api.log(self.log_group or LOG_GROUP, stream)
-
-    @property
-    def api(self) -> Client:
-        """The client; made when it is first needed.
-
-        Raises:
-            PlacementError: boto3 is not installed.
-            ConfigError: no region is known.
-        """
-        if self._api is None:
-            self._api = Client(self.region)
-        return self._api
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_api": None}
-
-
-def _entry(job_id: str, request: Document) -> Any:
-    """Return what the state keeps of a job: its id, and with it the size of an array job."""
-    return [job_id, request["arrayProperties"]["size"]] if "arrayProperties" in request else job_id
+                statuses[WHOLE_RUN] = JobStatus(RUNNING, f"the fan-in job {state['jobs'][job]} failed: {fan_in.message}")
+        return statuses

@@ -6,6 +6,9 @@ from functools import partial
 
 from backends.calls import Fault, call, sdk
 from backends.errors import ConfigError
+from backends.orchestrator.batch.limits import DESCRIBED
+from backends.orchestrator.batch.states import REASON
+from backends.text import did_you_mean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,23 +18,16 @@ if TYPE_CHECKING:
     Document = dict[str, Any]
 
 
-DESCRIBED = 100
-"""Jobs in one call. Source: AWS Batch API, DescribeJobs ``jobs``, and ListJobs ``maxResults`` with a filter."""
-REASON = "cancelled by zen-runner"
 # Source: botocore's standard retry mode, and the codes that Batch documents.
 _THROTTLED = frozenset(
-    (
-        *("Throttling", "ThrottlingException", "ThrottledException", "RequestThrottled", "RequestThrottledException"),
-        *("TooManyRequestsException", "RequestLimitExceeded", "LimitExceededException", "SlowDown", "PriorRequestNotComplete"),
-    )
+    "Throttling ThrottlingException ThrottledException RequestThrottled RequestThrottledException "
+    "TooManyRequestsException RequestLimitExceeded LimitExceededException SlowDown PriorRequestNotComplete".split()
 )
 _UNKNOWN_CALLER = frozenset(
-    (
-        *("UnrecognizedClientException", "InvalidClientTokenId", "InvalidSignatureException", "SignatureDoesNotMatch"),
-        *("ExpiredToken", "ExpiredTokenException", "IncompleteSignature", "MissingAuthenticationToken", "AuthFailure"),
-    )
+    "UnrecognizedClientException InvalidClientTokenId InvalidSignatureException SignatureDoesNotMatch "
+    "ExpiredToken ExpiredTokenException IncompleteSignature MissingAuthenticationToken AuthFailure".split()
 )
-_DENIED = frozenset(("AccessDeniedException", "AccessDenied", "UnauthorizedOperation", "OptInRequired"))
+_DENIED = frozenset("AccessDeniedException AccessDenied UnauthorizedOperation OptInRequired".split())
 _GIVE_CREDENTIALS = "give credentials in AWS_PROFILE, AWS_ACCESS_KEY_ID or as this machine's role"
 
 
@@ -76,8 +72,6 @@ class Client:
         found = self._call(what, lambda: self._batch.describe_job_queues(jobQueues=[queue]), tries=3)["jobQueues"]
         where = f"backend.args.queue: queue {queue!r}"
         if not found:
-            from backends.text import did_you_mean
-
             others = self._call("DescribeJobQueues", self._batch.describe_job_queues)["jobQueues"]
             there = sorted(other["jobQueueName"] for other in others)
             hint = did_you_mean(queue, there)

@@ -3,52 +3,29 @@
 from __future__ import annotations
 
 from math import ceil
+from typing import TYPE_CHECKING, Any, Protocol
 
-from backends import graph, names, outcome, wire
+from backends import names, outcome, wire
 from backends.config import transport
 from backends.errors import ConfigError, Problem
+from backends.orchestrator.batch.limits import (
+    AROUND,
+    DEFINITION_SIZE,
+    FARGATE,
+    JOB_SIZE,
+    MOST_ATTEMPTS,
+    MOST_PARENTS,
+    MOST_RULES,
+    NAME,
+    SHORTEST_TIMEOUT,
+)
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
-    from backends.orchestrator.batch import OrchestratorBatchBackend
+    from backends.orchestrator.remote.job import Job, Names
+    from backends.platform import Document
 
-    Document = dict[str, Any]
-
-
-MOST_PARENTS = 20
-"""Jobs that one job can depend on. Source: AWS Batch API, SubmitJob ``dependsOn``."""
-SHORTEST_TIMEOUT = 60
-"""Seconds. Source: AWS Batch API, ``JobTimeout``."""
-MOST_ATTEMPTS = 10
-"""Source: AWS Batch API, ``RetryStrategy``."""
-MOST_RULES = 5
-"""Source: AWS Batch API, ``RetryStrategy``: ``evaluateOnExit``."""
-MOST_TAGS = 50
-"""Source: AWS Batch API, ``propagateTags``: those of the job and of its definition together."""
-EPHEMERAL = (21, 200)
-"""GiB on Fargate. Source: AWS Batch API, ``EphemeralStorage``."""
-JOB_SIZE, DEFINITION_SIZE = 30 * 1024, 24 * 1024
-"""Bytes. Source: AWS Batch, "Service quotas": maximum job payload size, maximum job definition size."""
-BATCHS_OWN = 1024
-"""Characters of a container's overrides that are left for the variables that Batch itself puts there: ids, queue, environment."""
-AROUND = 600
-"""Seconds that an attempt may take beside its step's timeout and grace period: inputs are fetched, outputs published."""
-LOG_GROUP = "/aws/batch/job"
-"""Where Batch's containers log. Source: AWS Batch, "Using CloudWatch Logs"."""
-# MiB by vCPU. Source: AWS Batch API, ``ResourceRequirement``.
-FARGATE: dict[float, tuple[int, ...]] = {
-    0.25: (512, 1024, 2048),
-    0.5: (1024, 2048, 3072, 4096),
-    1: tuple(range(2048, 8193, 1024)),
-    2: tuple(range(4096, 16385, 1024)),
-    4: tuple(range(8192, 30721, 1024)),
-    8: tuple(range(16384, 61441, 4096)),
-    16: tuple(range(32768, 122881, 8192)),
-    32: (61440, 122880, 249856),
-}
 # What a fan-in job runs: nothing, in a store of its own inside the container, so that it needs no right to anything.
 FAN_IN = {
     "version": 1,
@@ -61,111 +38,112 @@ FAN_IN_KEY = "FAN-IN-"  # a step's name has no capitals
 _IMAGE_SHOWN, _DEFINITION_DIGEST = 80, 20  # characters of a definition's name
 
 
-class Renderer:
-    """The requests for one config."""
+class Options(Protocol):
+    """What the requests have of the backend's arguments."""
 
-    def __init__(self, backend: OrchestratorBatchBackend, config: Mapping[str, Any], run_id: str, done: frozenset[str]) -> None:
-        self._backend = backend
-        self._config = config
-        self._run = run_id
-        self._prefix = prefix(config["store"], run_id, 1)
+    queue: str
+    region: str | None
+    job_role: str | None
+    execution_role: str | None
+    capability: str
+    vcpu: float
+    memory: int
+    ephemeral_storage: int | None
+    assign_public_ip: bool
+    user: str | None
+    variables: dict[str, str]
+    tags: dict[str, str]
+    log_group: str | None
+    share_identifier: str | None
+    priority: int | None
+    attempt_timeout: int | None
+
+    def mounts(self) -> list[str]: ...
+
+
+class Renderer:
+    """The requests for one pipeline.
+
+    Args:
+        options: the backend's arguments.
+        jobs: each after those that it waits for.
+        names: of the fan-in jobs.
+    """
+
+    def __init__(self, options: Options, jobs: list[Job], names: Names) -> None:
+        self._options = options
+        self._pipeline = jobs
+        self._names = names
         self._problems: list[Problem] = []
         self._definitions: dict[str, Document] = {}
         self._defined: dict[tuple[Any, ...], str] = {}
         self._jobs: dict[str, Document] = {}
-        self._rule = names.Rule(names.BATCH.limit - len(self._prefix), names.LETTERS + names.DIGITS + "-_", _FIRST, _LAST)
-        steps = config["steps"]
-        arrays = {of: members for of, members in graph.groups(steps).items() if len(members) > 1}
-        # Jobs by the step, or by the `foreach` step whose members are one array job, and their first step.
-        self._of = {member: of for of, members in arrays.items() for member in members}
-        self._sizes = {of: len(members) for of, members in arrays.items()}
-        self._steps: dict[str, str] = {}
-        for step in steps:
-            if step not in done:  # an array job has all its members; those that are done end at once
-                self._steps.setdefault(self._of.get(step, step), f"{self._of[step]}.0" if step in self._of else step)
 
     def documents(self) -> list[Document]:
-        config, steps = self._config, self._config["steps"]
-        secrets = self._secrets()
-        parents = {job: self._parents(step) for job, step in self._steps.items()}
-        empty = transport.Carried("", "inline", 0, "")
-        # The config is the same for all, so what else counts is that of the job with the longest name.
-        used = max((len(wire.dumps({"environment": self._contract(empty, job)})) for job in self._steps), default=0)
-        carried = self._backend.carry(config, used=used + BATCHS_OWN) if self._steps else empty
-        for job in graph.order(parents):
-            step = self._steps[job]
-            spec = steps[step]
-            definition = self._define(job, spec["image"], self._resources(job, spec["resources"]), secrets)
-            tags = {"zen-runner.run": self._run, "zen-runner.step": job, "zen-runner.pipeline": config["name"]}
-            request: Document = {
-                "jobName": self._name(job),
-                "jobQueue": self._backend.queue,
-                "jobDefinition": definition,
-                "containerOverrides": {"environment": self._contract(carried, job)},
-                "retryStrategy": self._retry(job, spec["retry"]),
-                "propagateTags": True,
-                "tags": {**self._backend.tags, **{name: _tag(value) for name, value in tags.items()}},
-                **self._share(),
-            }
-            if job in self._sizes:
-                request["arrayProperties"] = {"size": self._sizes[job]}
-            if (timeout := self._timeout(spec)) is not None:
+        """Return the job definitions, then the jobs, each after those that it depends on."""
+        secrets = self._secrets(self._pipeline[0].secrets) if self._pipeline else []
+        for job in self._pipeline:
+            request = self._request(job, self._resources(job), secrets, {"zen-runner.step": job.key})
+            if job.size > 1:
+                request["arrayProperties"] = {"size": job.size}
+            if (timeout := self._timeout(job)) is not None:
                 request["timeout"] = {"attemptDurationSeconds": timeout}
-            self._add(job, request, parents[job], spec["image"])
+            self._add(job, request)
         if self._problems:
             raise ConfigError(self._problems)
         return [*self._definitions.values(), *self._jobs.values()]
 
-    def _parents(self, step: str) -> list[str]:
-        found = dict.fromkeys(self._of.get(parent, parent) for parent in self._config["steps"][step]["parents"])
-        return [job for job in found if job in self._steps]
+    def _request(
+        self, job: Job, resources: Mapping[str, str], secrets: list[dict[str, str]], tags: Mapping[str, str]
+    ) -> Document:
+        options = self._options
+        tags = {"zen-runner.run": job.run, "zen-runner.pipeline": job.pipeline, **tags}
+        request: Document = {
+            "jobName": job.name,
+            "jobQueue": options.queue,
+            "jobDefinition": self._define(job.key, job.image, resources, secrets),
+            "containerOverrides": {"environment": variables(job.env)},
+            "retryStrategy": self._retry(job),
+            "propagateTags": True,
+            "tags": {**options.tags, **{name: _tag(value) for name, value in tags.items()}},
+        }
+        if options.share_identifier is not None:
+            request["shareIdentifier"] = options.share_identifier
+        if options.priority is not None:
+            request["schedulingPriorityOverride"] = options.priority
+        return request
 
-    def _add(self, job: str, request: Document, parents: list[str], image: str) -> None:
+    def _add(self, job: Job, request: Document) -> None:
+        parents = list(job.after)
         while len(parents) > MOST_PARENTS:
             chunks = [parents[start : start + MOST_PARENTS] for start in range(0, len(parents), MOST_PARENTS)]
-            parents = [chunk[0] if len(chunk) == 1 else self._fan_in(chunk, image) for chunk in chunks]
+            parents = [chunk[0] if len(chunk) == 1 else self._fan_in(chunk, job) for chunk in chunks]
         if parents:
             request["dependsOn"] = [{"jobId": f"{{{parent}}}"} for parent in parents]
         # An id is 36 characters, whatever stands for it here.
         size = len(wire.dumps(request)) + 36 * len(parents)
         if size > JOB_SIZE:
-            self._problem(f"steps.{job}", f"the job has {size:,} bytes, and Batch takes {JOB_SIZE:,}; shorten the `tags`")
-        self._jobs[job] = {"api": "SubmitJob", "job": job, "request": request}
+            self._problem(f"steps.{job.key}", f"the job has {size:,} bytes, and Batch takes {JOB_SIZE:,}; shorten the `tags`")
+        self._jobs[job.key] = {"api": "SubmitJob", "job": job.key, "request": request}
 
-    def _fan_in(self, parents: list[str], image: str) -> str:
-        """Return a job that does nothing but wait for others."""
-        job = FAN_IN_KEY + wire.sha256(wire.dumps(parents).encode())[: names.DIGEST]
-        if job not in self._jobs:
-            small = {"VCPU": "0.25", "MEMORY": "512"} if self._backend.platform == "FARGATE" else {"VCPU": "1", "MEMORY": "256"}
-            env = {transport.VARIABLE: wire.dumps(FAN_IN), "ZEN_RUNNER_STEP": "fan-in", "ZEN_RUNNER_RUN_ID": self._run}
-            request = {
-                "jobName": self._name(job),
-                "jobQueue": self._backend.queue,
-                "jobDefinition": self._define(job, image, small, []),
-                "containerOverrides": {"environment": _variables(env)},
-                "retryStrategy": self._retry(job, {"limit": 2, "on": outcome.RETRIED_BY_DEFAULT, "memory_factor": 1.0}),
-                "timeout": {"attemptDurationSeconds": AROUND},
-                "propagateTags": True,
-                "tags": {**self._backend.tags, "zen-runner.run": self._run, "zen-runner.pipeline": _tag(self._config["name"])},
-                **self._share(),
-            }
-            self._add(job, request, parents, image)
-        return job
-
-    def _name(self, job: str) -> str:
-        return self._prefix + names.fit(self._rule, job)
-
-    def _share(self) -> Document:
-        found: Document = {}
-        if self._backend.share_identifier is not None:
-            found["shareIdentifier"] = self._backend.share_identifier
-        if self._backend.priority is not None:
-            found["schedulingPriorityOverride"] = self._backend.priority
-        return found
-
-    def _contract(self, carried: transport.Carried, job: str) -> list[dict[str, str]]:
-        env = self._backend.environment(carried, self._config, self._steps[job], self._run)
-        return _variables({**env, "ZEN_RUNNER_STEP": job})  # which member of an array job it is, the job's index says
+    def _fan_in(self, parents: list[str], child: Job) -> str:
+        """Return the key of a job that does nothing but wait for others."""
+        key = FAN_IN_KEY + wire.sha256(wire.dumps(parents).encode())[: names.DIGEST]
+        if key not in self._jobs:
+            is_fargate = self._options.capability == "FARGATE"
+            small = {"VCPU": "0.25", "MEMORY": "512"} if is_fargate else {"VCPU": "1", "MEMORY": "256"}
+            job = child._replace(
+                key=key,
+                name=self._names.of(key),
+                env={transport.VARIABLE: wire.dumps(FAN_IN), "ZEN_RUNNER_STEP": "fan-in", "ZEN_RUNNER_RUN_ID": child.run},
+                retry={"limit": 2, "on": outcome.RETRIED_BY_DEFAULT, "memory_factor": 1.0},
+                after=tuple(parents),
+                size=1,
+            )
+            request = self._request(job, small, [], {})
+            request["timeout"] = {"attemptDurationSeconds": AROUND}
+            self._add(job, request)
+        return key
 
     def _problem(self, path: str, message: str) -> None:
         self._problems.append(Problem("", path, message))
@@ -180,40 +158,40 @@ class Renderer:
         return self._defined[key]
 
     def _make_definition(self, job: str, image: str, resources: Mapping[str, str], secrets: list[dict[str, str]]) -> str:
-        backend = self._backend
+        options = self._options
         container: Document = {
             "image": image,
             "resourceRequirements": [{"type": kind, "value": value} for kind, value in resources.items()],
         }
         optional: Document = {
-            "jobRoleArn": backend.job_role,
-            "executionRoleArn": backend.execution_role,
-            "user": backend.user,
+            "jobRoleArn": options.job_role,
+            "executionRoleArn": options.execution_role,
+            "user": options.user,
             "secrets": secrets,
-            "environment": _variables({**({"AWS_REGION": backend.region} if backend.region else {}), **backend.variables}),
+            "environment": variables({**({"AWS_REGION": options.region} if options.region else {}), **options.variables}),
         }
         container.update({name: value for name, value in optional.items() if value})
-        if backend.log_group:
-            container["logConfiguration"] = {"logDriver": "awslogs", "options": {"awslogs-group": backend.log_group}}
-        if backend.mounts():
-            volumes = [(f"mount{number}", path) for number, path in enumerate(backend.mounts())]
+        if options.log_group:
+            container["logConfiguration"] = {"logDriver": "awslogs", "options": {"awslogs-group": options.log_group}}
+        if options.mounts():
+            volumes = [(f"mount{number}", path) for number, path in enumerate(options.mounts())]
             container["volumes"] = [{"name": name, "host": {"sourcePath": path}} for name, path in volumes]
             container["mountPoints"] = [
                 {"sourceVolume": name, "containerPath": path, "readOnly": False} for name, path in volumes
             ]
-        if backend.platform == "FARGATE":
-            container["networkConfiguration"] = {"assignPublicIp": "ENABLED" if backend.assign_public_ip else "DISABLED"}
-            if backend.ephemeral_storage is not None:
-                container["ephemeralStorage"] = {"sizeInGiB": backend.ephemeral_storage}
+        if options.capability == "FARGATE":
+            container["networkConfiguration"] = {"assignPublicIp": "ENABLED" if options.assign_public_ip else "DISABLED"}
+            if options.ephemeral_storage is not None:
+                container["ephemeralStorage"] = {"sizeInGiB": options.ephemeral_storage}
         request: Document = {
             "type": "container",
-            "platformCapabilities": [backend.platform],
+            "platformCapabilities": [options.capability],
             "containerProperties": container,
             "propagateTags": True,
-            "tags": {**backend.tags, "zen-runner": "job-definition"},
+            "tags": {**options.tags, "zen-runner": "job-definition"},
         }
         text = wire.dumps(request)
-        kept = "".join(char if char in names.BATCH.inner else "-" for char in image)[-_IMAGE_SHOWN:].lstrip("-_")
+        kept = "".join(char if char in NAME.inner else "-" for char in image)[-_IMAGE_SHOWN:].lstrip("-_")
         name = f"zen-runner-{kept}-{wire.sha256(text.encode())[:_DEFINITION_DIGEST]}"
         if len(text) > DEFINITION_SIZE:
             counts = f"{len(text):,} bytes, and Batch takes {DEFINITION_SIZE:,}"
@@ -221,57 +199,55 @@ class Renderer:
         self._definitions[name] = {"api": "RegisterJobDefinition", "request": {"jobDefinitionName": name, **request}}
         return name
 
-    def _secrets(self) -> list[dict[str, str]]:
-        found = []
-        for name, source in sorted(self._config["secrets"].items()):
+    def _secrets(self, references: Mapping[str, Mapping[str, str]]) -> list[dict[str, str]]:
+        secrets = []
+        for name, source in sorted(references.items()):
             if "aws" in source:
-                found.append({"name": name, "valueFrom": source["aws"]})
+                secrets.append({"name": name, "valueFrom": source["aws"]})
                 continue
             kind = next(iter(source))
             fix = f"write {name}: {{aws: ARN}} with the ARN of a secret of Secrets Manager or a parameter of Systems Manager"
             self._problem(f"secrets.{name}", f"AWS Batch can't read a secret by `{kind}`; {fix}")
-        if found and self._backend.execution_role is None:
+        if secrets and self._options.execution_role is None:
             self._problem("backend.args.execution_role", "secrets are read by the execution role; write its ARN")
-        return found
+        return secrets
 
-    def _resources(self, job: str, wanted: Mapping[str, Any]) -> dict[str, str]:
-        backend = self._backend
-        cpu = backend.vcpu if wanted["cpu"] is None else float(wanted["cpu"])
-        mib = ceil((backend.memory if wanted["memory"] is None else wanted["memory"]) / 2**20)
-        if backend.platform == "FARGATE":
-            path = f"steps.{job}.resources"
-            if wanted["gpu"]:
+    def _resources(self, job: Job) -> dict[str, str]:
+        options = self._options
+        cpu = options.vcpu if job.cpu is None else float(job.cpu)
+        mib = ceil((options.memory if job.memory is None else job.memory) / 2**20)
+        if options.capability == "FARGATE":
+            path = f"steps.{job.key}.resources"
+            if job.gpu:
                 self._problem(f"{path}.gpu", "there are no GPUs on Fargate; use a queue and `platform: EC2`")
             if mib not in FARGATE.get(cpu, ()):
                 pairs = "; ".join(f"{vcpu:g} vCPU with {_shown(sizes)}" for vcpu, sizes in FARGATE.items())
                 self._problem(path, f"Fargate has no {cpu:g} vCPU with {mib:,} MiB; it has {pairs}")
         else:
             cpu, mib = ceil(cpu), max(mib, 4)
-        found = {"VCPU": f"{cpu:g}", "MEMORY": str(mib)}
-        if wanted["gpu"]:
-            found["GPU"] = str(wanted["gpu"])
-        return found
+        resources = {"VCPU": f"{cpu:g}", "MEMORY": str(mib)}
+        if job.gpu:
+            resources["GPU"] = str(job.gpu)
+        return resources
 
     # -- how it ends ------------------------------------------------------------------------------------------------------
 
-    def _timeout(self, spec: Mapping[str, Any]) -> int | None:
+    def _timeout(self, job: Job) -> int | None:
         """Return Batch's own limit for an attempt, in seconds: behind that of the supervisor in the container."""
-        if spec["timeout"] is None:
-            return self._backend.attempt_timeout
-        return max(SHORTEST_TIMEOUT, ceil(float(spec["timeout"]) + float(spec["grace_period"])) + AROUND)
+        if job.timeout is None:
+            return self._options.attempt_timeout
+        return max(SHORTEST_TIMEOUT, ceil(job.timeout) + AROUND)
 
-    def _retry(self, job: str, retry: Mapping[str, Any]) -> Document:
-        attempts = retry["limit"] + 1
+    def _retry(self, job: Job) -> Document:
+        attempts = job.retry["limit"] + 1
         if attempts > MOST_ATTEMPTS:
             most = MOST_ATTEMPTS - 1
-            self._problem(f"steps.{job}.retry.limit", f"AWS Batch makes {MOST_ATTEMPTS} attempts at most; write {most} or less")
-        if attempts == 1 or not retry["on"]:
+            self._problem(
+                f"steps.{job.key}.retry.limit", f"AWS Batch makes {MOST_ATTEMPTS} attempts at most; write {most} or less"
+            )
+        if attempts == 1 or not job.retry["on"]:
             return {"attempts": 1}
-        return {"attempts": attempts, "evaluateOnExit": evaluate_on_exit(retry, self._backend.platform)}
-
-
-_FIRST = names.LETTERS + names.DIGITS
-_LAST = _FIRST + "-_"
+        return {"attempts": attempts, "evaluateOnExit": evaluate_on_exit(job.retry, self._options.capability)}
 
 
 def evaluate_on_exit(retry: Mapping[str, Any], platform: str) -> list[dict[str, str]]:
@@ -303,12 +279,6 @@ def evaluate_on_exit(retry: Mapping[str, Any], platform: str) -> list[dict[str, 
     return [*rules, {"onReason": "*", "action": "EXIT"}]
 
 
-def prefix(store: str, run_id: str, number: int) -> str:
-    """Return what the names of a run's jobs begin with: no other run of any store has it, and no other round of this one."""
-    digest = wire.sha256(wire.dumps([store, run_id, number]).encode())[: names.DIGEST]
-    return f"{names.fit(names.Rule(63, names.LETTERS + names.DIGITS + '-_', _FIRST, _LAST), run_id)}-{digest}-"
-
-
 def _tag(value: str) -> str:
     """Return a tag's value: 256 characters at most, and only such as AWS takes."""
     return "".join(char if char.isalnum() or char in " +-=._:/@" else "-" for char in value)[:256]
@@ -320,5 +290,6 @@ def _shown(sizes: tuple[int, ...]) -> str:
     return f"{sizes[0]} to {sizes[-1]} MiB in steps of {sizes[1] - sizes[0]}"
 
 
-def _variables(env: Mapping[str, str]) -> list[dict[str, str]]:
+def variables(env: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return environment variables as Batch takes them, sorted by name."""
     return [{"name": name, "value": value} for name, value in sorted(env.items())]

@@ -5,24 +5,26 @@
 
 from __future__ import annotations
 
-from backends.base import PENDING, RUNNING, SKIPPED, SUCCEEDED
-from backends.config import transport
+from typing import TYPE_CHECKING, Any, Literal
+
+from backends.base import PENDING
+from backends.config.naming import looks_secret
 from backends.errors import ConfigError, Problem
-from backends.orchestrator.kubeflow.api import Client, reason
-from backends.orchestrator.kubeflow.render import OWN_ID, Renderer, task_keys
-from backends.orchestrator.kubeflow.states import OVER, STATES
-from backends.orchestrator.remote.backend import OrchestratorRemoteBackend
-from backends.platform import WHOLE_RUN, JobStatus
+from backends.orchestrator.kubeflow.limits import TASK, TASK_LIMITS
+from backends.orchestrator.kubeflow.platform import KubeflowPlatform
+from backends.orchestrator.kubeflow.render import Renderer, task_keys
+from backends.orchestrator.remote.jobs import PipelineBackend
+from backends.platform import JobStatus
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
-    from typing import Any, Literal
+    from collections.abc import Collection, Mapping
 
+    from backends.orchestrator.remote.job import Job
+    from backends.platform import Document, Platform
     from backends.store.base import Store
 
 
-class OrchestratorKubeFlowBackend(OrchestratorRemoteBackend):
+class OrchestratorKubeFlowBackend(PipelineBackend):
     """Runs every step as a task of a Kubeflow Pipelines 2 pipeline.
 
     Args:
@@ -43,16 +45,8 @@ class OrchestratorKubeFlowBackend(OrchestratorRemoteBackend):
         deadline: how long the whole run may take, in seconds; None for ever.
     """
 
-    # A container's spec travels as one argument of Kubeflow's driver, and all of them in one object in etcd, which holds 1.5 MiB
-    # and has some of them three times: as the workflow's parameter, and as the output and the input of two of its nodes.
-    limits = transport.Limits(
-        "a Kubeflow Pipelines task",
-        98_304,
-        as_json=True,
-        total=262_144,
-        source="kubeflow/pipelines, backend/src/v2/compiler/argocompiler/container.go, `--container`; execve(2), MAX_ARG_STRLEN; "
-        "etcd, --max-request-bytes",
-    )
+    limits = TASK_LIMITS
+    rule = TASK
 
     def __init__(
         self,
@@ -77,8 +71,6 @@ class OrchestratorKubeFlowBackend(OrchestratorRemoteBackend):
         if not experiment.strip() or len(experiment) > 128:
             problems.append(Problem("", "args.experiment", f"must have 1 to 128 characters, not {len(experiment)}"))
         if env:
-            from backends.config.naming import looks_secret
-
             why = "this name looks secret, and a config is stored and printed; use the config's `secrets`"
             problems += [Problem("", f"args.env.{name}", why) for name in env if looks_secret(name)]
         if request_timeout <= 0:
@@ -92,7 +84,7 @@ class OrchestratorKubeFlowBackend(OrchestratorRemoteBackend):
         self.service_account = service_account
         self.parameters = parameters or []
         self.env = env or {}
-        self.image_pull_policy = image_pull_policy
+        self.image_pull_policy: str | None = image_pull_policy
         self.image_pull_secrets = image_pull_secrets or []
         self.gpu_type = gpu_type
         self.ca_bundle = ca_bundle
@@ -100,94 +92,48 @@ class OrchestratorKubeFlowBackend(OrchestratorRemoteBackend):
         self.startup_timeout = startup_timeout
         self.deadline = deadline
 
-    def render(self, config: Mapping[str, Any], run_id: str = "RUN", done: Collection[str] = frozenset()) -> list[dict[str, Any]]:
-        """Return the pipeline's spec and, if it needs one, the platform's: the documents of the file that Kubeflow takes.
+    def escape(self, text: str) -> str:
+        # Kubernetes reads $(…) and $$ in a variable, Argo {{…}} in all of a workflow; in JSON these are inside strings.
+        return text.replace("$", r"\u0024").replace("{{", r"\u007b\u007b")
 
-        Args:
-            config: the resolved config.
-            run_id: the run's id; ``RUN`` lets every run of the pipeline have the id that Kubeflow gives it.
-            done: the steps that are left out.
+    def render_pipeline(self, config: Mapping[str, Any], jobs: list[Job]) -> list[Document]:
+        """Return the pipeline's spec and, if it needs one, the platform's: the documents of the file that Kubeflow takes.
 
         Source: kubeflow/pipelines, ``api/v2alpha1/pipeline_spec.proto`` (schema version 2.1.0) and
         ``kubernetes_platform/proto/kubernetes_executor_config.proto``.
         """
-        return Renderer(self, config, OWN_ID if run_id == "RUN" else run_id, done).documents()
+        return Renderer(self, config, jobs).documents()
 
-    def _submit(
-        self,
-        config: Mapping[str, Any],
-        documents: list[dict[str, Any]],
-        run_id: str,
-        store: Store,
-        state: dict[str, Any],
-        save: Callable[[], None],
-    ) -> None:
-        if "run" in state:
-            return
-        _check_secrets(config)
-        server = Client(self)
-        if "name" not in state:
-            state.update(
-                name=run_id if state["round"] == 1 else f"{run_id} ({state['round']})",
-                # With it the run is known again: another store may have a run of the same id.
-                note=f"zen-runner run {run_id}, round {state['round']}, of {config['name']} in {store.url}",
-                experiment=server.find_experiment(self.experiment),
-                tasks={key: step for step, key in task_keys(config["steps"]).items()},
+    def task_names(self, steps: Collection[str]) -> dict[str, str]:
+        return task_keys(steps)
+
+    def check_submission(self, config: Mapping[str, Any]) -> None:
+        problems = [
+            Problem(
+                "",
+                f"secrets.{name}",
+                f"a reference by {kind} can't reach a task of Kubeflow Pipelines; put the value into a Kubernetes secret of its "
+                "namespace and write {kubernetes: SECRET/KEY}",
             )
-            save()
-        try:
-            state["run"] = server.find_run(state) or server.create_run(state, documents)
-        except ConfigError:  # refused, so nothing was started
-            for name in ("name", "note", "experiment", "tasks"):
-                del state[name]
-            raise
-        save()
+            for name, source in config["secrets"].items()
+            for kind in source
+            if kind not in ("kubernetes", "file")
+        ]
+        if problems:
+            raise ConfigError(problems)
 
-    def _status(self, state: dict[str, Any]) -> dict[str, JobStatus]:
-        if "run" not in state:
-            return {}
-        run = Client(self).get_run(state["run"])
-        over = run.state in OVER
-        found = {WHOLE_RUN: JobStatus(STATES.get(run.state, PENDING), reason(run.error))}
-        details = (run.run_details and run.run_details.task_details) or []
-        # A task counts as running from its first pod on, which is not the step's: that is the one named executor.
-        runs = any(detail.display_name.startswith("executor") and detail.state == "RUNNING" for detail in details)
-        for detail in details:
-            step = state["tasks"].get(detail.display_name)
-            state_of = STATES.get(detail.state, SKIPPED if over else PENDING)
-            if state_of == RUNNING and not runs:
-                state_of = PENDING
-            if step is not None:
-                found[step] = JobStatus(state_of, reason(detail.error), exit_code=0 if state_of == SUCCEEDED else None)
-        for step in state["tasks"].values():
-            found.setdefault(step, JobStatus(SKIPPED if over else PENDING))
-        for seen in found.values():
-            if seen.state == PENDING and not seen.message:
-                space = f" -n {self.namespace}" if self.namespace else ""
-                where = f"kubectl{space} describe pods -l pipeline/runid={state['run']}"
-                seen.message = f"Kubeflow's API does not say why; `{where}` does"
-        return found
+    def platform(self, store: Store) -> KubeflowPlatform:
+        return KubeflowPlatform(self)
 
-    def _cancel(self, state: dict[str, Any]) -> None:
-        if "name" not in state:
-            return
-        server = Client(self)
-        run = state.get("run") or server.find_run(state)
-        if run:
-            server.terminate_run(run)
+    def statuses(self, platform: Platform, state: Mapping[str, Any]) -> dict[str, JobStatus]:
+        statuses = super().statuses(platform, state)
+        space = f" -n {self.namespace}" if self.namespace else ""
+        where = f"kubectl{space} describe pods -l pipeline/runid={state.get('run')}"
+        return {
+            step: JobStatus(PENDING, f"Kubeflow's API does not say why; `{where}` does") if _is_mute(status) else status
+            for step, status in statuses.items()
+        }
 
 
-def _check_secrets(config: Mapping[str, Any]) -> None:
-    problems = [
-        Problem(
-            "",
-            f"secrets.{name}",
-            f"a reference by {kind} can't reach a task of Kubeflow Pipelines; put the value into a Kubernetes secret of its "
-            "namespace and write {kubernetes: SECRET/KEY}",
-        )
-        for name, source in config["secrets"].items()
-        for kind in source
-        if kind not in ("kubernetes", "file")
-    ]
-    if problems:
-        raise ConfigError(problems)
+def _is_mute(status: JobStatus) -> bool:
+    return status.state == PENDING and not status.message

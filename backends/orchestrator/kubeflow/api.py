@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any, Protocol
 
 from backends import wire
 from backends.calls import Fault, call, sdk
 from backends.errors import ConfigError, Problem
 from backends.orchestrator.kubeflow.states import OVER
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Any
+    from collections.abc import Callable
 
-    from backends.orchestrator.kubeflow import OrchestratorKubeFlowBackend
+
+class Options(Protocol):
+    """What the client has of the backend's arguments."""
+
+    host: str | None
+    namespace: str | None
+    token: dict[str, str] | None
+    service_account: str | None
+    ca_bundle: str | None
+    request_timeout: float
 
 
 class Client:
@@ -23,10 +31,10 @@ class Client:
     Source: kubeflow/pipelines, ``backend/api/v2beta1/run.proto`` and ``experiment.proto``.
     """
 
-    def __init__(self, backend: OrchestratorKubeFlowBackend) -> None:
-        self._backend = backend
-        self._timeout = backend.request_timeout
-        self._where = "Kubeflow Pipelines" + (f" at {backend.host}" if backend.host else "")
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._timeout = options.request_timeout
+        self._where = "Kubeflow Pipelines" + (f" at {options.host}" if options.host else "")
         self._kfp = sdk("kfp", "kubeflow")
         self._client = self._call("connect", self._connect)
 
@@ -36,7 +44,7 @@ class Client:
         import warnings
         from contextlib import redirect_stdout
 
-        backend, api = self._backend, sdk("kfp_server_api", "kubeflow")
+        options, api = self._options, sdk("kfp_server_api", "kubeflow")
 
         class Client(self._kfp.Client):  # type: ignore[misc, name-defined]
             def get_kfp_healthz(self, sleep_duration: int = 5) -> Any:
@@ -47,14 +55,14 @@ class Client:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             return Client(
-                host=backend.host,
-                namespace=backend.namespace or "kubeflow",
+                host=options.host,
+                namespace=options.namespace or "kubeflow",
                 existing_token=self._token(),
-                ssl_ca_cert=backend.ca_bundle,
+                ssl_ca_cert=options.ca_bundle,
             )
 
     def _token(self) -> str | None:
-        reference = self._backend.token
+        reference = self._options.token
         if reference is None:
             return None
         if "env" in reference:
@@ -71,7 +79,7 @@ class Client:
     def find_experiment(self, name: str) -> str:
         """Return the id of the experiment with this name, which is made if need be."""
         experiments, models = self._client.experiments, self._client.api_models
-        space = {"namespace": self._backend.namespace} if self._backend.namespace else {}
+        space = {"namespace": self._options.namespace} if self._options.namespace else {}
 
         def find() -> str:
             known = experiments.experiment_service_list_experiments(filter=_named(name), _request_timeout=self._timeout, **space)
@@ -84,38 +92,38 @@ class Client:
 
         return str(self._call(f"experiment {name!r}", find))
 
-    def find_run(self, state: Mapping[str, Any]) -> str | None:
-        """Return the id of the run that an earlier call of ``create_run`` made, if it did."""
-        found = self._call(
-            f"look for run {state['name']!r}",
+    def find_runs(self, name: str, experiment: str) -> dict[str, str]:
+        """Return the ids of an experiment's runs of a name, by their descriptions."""
+        answer = self._call(
+            f"look for run {name!r}",
             lambda: self._client.runs.run_service_list_runs(
-                experiment_id=state["experiment"], filter=_named(state["name"]), _request_timeout=self._timeout
+                experiment_id=experiment, filter=_named(name), _request_timeout=self._timeout
             ),
         )
-        return next((str(run.run_id) for run in found.runs or [] if run.description == state["note"]), None)
+        return {run.description: str(run.run_id) for run in reversed(answer.runs or [])}
 
-    def create_run(self, state: Mapping[str, Any], documents: list[dict[str, Any]]) -> str:
-        """Start a run and return its id."""
+    def create_run(self, name: str, note: str, experiment: str, documents: list[dict[str, Any]]) -> str:
+        """Start a run and return its id; one that a lost answer spoke of is found by its note."""
         models = self._client.api_models
         spec = documents[0] if len(documents) == 1 else dict(zip(("pipeline_spec", "platform_spec"), documents, strict=True))
         body = models.V2beta1Run(
-            display_name=state["name"],
-            description=state["note"],
-            experiment_id=state["experiment"],
+            display_name=name,
+            description=note,
+            experiment_id=experiment,
             pipeline_spec=spec,
             runtime_config=models.V2beta1RuntimeConfig(parameters={}),
-            service_account=self._backend.service_account,
+            service_account=self._options.service_account,
         )
         tried = False
 
         def create() -> str:
             nonlocal tried
-            if tried and (found := self.find_run(state)):  # only the answer was lost
-                return found
+            if tried and (run := self.find_runs(name, experiment).get(note)):  # only the answer was lost
+                return run
             tried = True
             return _identity(self._client.runs.run_service_create_run(body, _request_timeout=self._timeout).run_id)
 
-        return str(self._call(f"create run {state['name']!r}", create))
+        return str(self._call(f"create run {name!r}", create))
 
     def get_run(self, run: str) -> Any:
         """Return the server's own description of a run."""
@@ -148,7 +156,7 @@ class Client:
             body = _body(error)
             why = f"{error.status}, {reason(body) or error.reason}"
             if error.status in (401, 403):
-                fix = "check args.token" if self._backend.token else "set args.token"
+                fix = "check args.token" if self._options.token else "set args.token"
                 return Fault(False, why, f"{fix} and args.namespace", config=True)
             if error.status in (404, 405, 501):
                 return Fault(False, why, "check args.host", config=True)

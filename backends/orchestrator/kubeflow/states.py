@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, SUCCEEDED
 
-TYPE_CHECKING = False
-
-
 OVER = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 STATES = {
     "PENDING": PENDING,

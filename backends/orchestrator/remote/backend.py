@@ -1,59 +1,96 @@
-"""What all orchestrators share whose platform runs the steps and keeps their order: AWS Batch, Kubeflow, …
+"""What all orchestrators share that hand a run to a platform: AWS Batch, Kubeflow, a virtual machine, …
 
-The base ships the code, keeps the handle, sees to it that a run is submitted once whoever crashes, asks how it goes and waits for
-its end. A backend says how its platform is asked: ``render``, ``_submit``, ``_status``, ``_cancel``, ``_logs``.
-
+The base ships the code, keeps the handle, submits a run exactly once whoever crashes, asks how it does and waits for its end.
 What a step did is told by its record in the store; the platform is asked only for what has no record.
+
+Backends derive from one of the bases over this one: ``jobs.JobsBackend`` and ``jobs.PipelineBackend`` where the platform keeps
+the order of the steps, ``machine.MachineBackend`` where one container or machine runs all of them.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
+from math import inf
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from backends import outcome, wire
-from backends.base import UNKNOWN, OrchestratorBaseBackend
-from backends.config import transport
+from backends import graph, outcome, wire
+from backends.base import OrchestratorBaseBackend
 from backends.errors import UsageError, ZenRunnerError
-from backends.orchestrator.remote.picture import ENDED
+from backends.execution import never
+from backends.orchestrator.remote.follow import Follower, Patience
+from backends.orchestrator.remote.job import Job, Names, carry, contract, parents_of_jobs, steps_of_jobs
+from backends.orchestrator.remote.life import PlatformLife
 from backends.orchestrator.remote.submission import Submission
-from backends.orchestrator.remote.wait import Wait
-from backends.orchestrator.remote.watch import Watch
-from backends.platform import JobStatus
 from backends.process import utc
 from backends.shipping.shipment import ship, upload
-from backends.store import keys, records
+from backends.store import keys, open_store, records
+from backends.store.keys import check_run_id
 from backends.store.records import read_handle
+from backends.view import ENDED, RunView, config_of, unknown
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
-    from typing import Any, ClassVar
 
-    from backends.config.transport import Carried, Limits
+    from backends.config.transport import Limits
     from backends.execution import Execution, Report
+    from backends.names import Rule
+    from backends.platform import Document, JobStatus, Platform
+    from backends.shipping.shipment import Shipment
     from backends.store.base import Store
 
     Handle = dict[str, Any]
 
 
-class OrchestratorRemoteBackend(OrchestratorBaseBackend):
-    """An orchestrator whose platform runs the steps and keeps their order.
+class Sending(NamedTuple):
+    """One round of a run on its way to the platform.
+
+    Attributes:
+        platform: the platform.
+        config: the shipped config.
+        run: the run's id.
+        store: the opened artifact store.
+        done: steps that have a good result already.
+        state: what later processes need to know; ``round`` in it counts the submissions of this run. If sending it raises and
+            nothing else is in it, then nothing was started.
+        save: puts ``state`` into the store; it raises if the run was cancelled meanwhile, or another submits it.
+        check: raises if this process was asked to stop; it costs nothing, and is called between any two jobs.
+    """
+
+    platform: Platform
+    config: Mapping[str, Any]
+    run: str
+    store: Store
+    done: frozenset[str]
+    state: dict[str, Any]
+    save: Callable[[], None]
+    check: Callable[[], None]
+
+
+class RemoteBackend(OrchestratorBaseBackend):
+    """An orchestrator that hands a run to a platform.
 
     Attributes:
         limits: what the platform holds of a config.
+        rule: what the platform takes for a name.
+        runs_a_driver: a driver inside what the platform runs orders the steps and writes ``run.json``.
+        arrays: the platform runs the members of a ``foreach`` step as one job.
+        config_path: where a mounted config lies in the container.
         startup_timeout: seconds for which nothing may run and nothing change while a step that could run is pending; then the
             run is cancelled. None for ever. A backend makes this an argument of its own.
         deadline: seconds from the submission after which the run is cancelled; None for ever. The same.
-        poll_first: seconds between two questions to the platform at first, and again after each change.
-        poll_most: the most seconds between two.
+        poll_most: the most seconds between two questions to the platform.
         blind_timeout: seconds for which the run's state may be unknown while somebody waits for its end.
         cancel_timeout: seconds, beside the steps' grace period, that a cancelled run has to end.
     """
 
+    ships = True
     limits: ClassVar[Limits]
+    rule: ClassVar[Rule]
+    runs_a_driver: bool
+    arrays: ClassVar[bool] = False
+    config_path: ClassVar[str] = ""
     startup_timeout: float | None = 1800.0
     deadline: float | None = None
-    poll_first: float = 1.0
     poll_most: float = 15.0
     blind_timeout: float = 600.0
     cancel_timeout: float = 120.0
@@ -61,80 +98,111 @@ class OrchestratorRemoteBackend(OrchestratorBaseBackend):
     # -- what a backend says --------------------------------------------------------------------------------------------------
 
     @abstractmethod
-    def render(self, config: Mapping[str, Any], run_id: str = "RUN", done: Collection[str] = frozenset()) -> list[dict[str, Any]]:
+    def platform(self, store: Store) -> Platform:
+        """Return the platform, for one run.
+
+        Args:
+            store: the run's.
+        """
+
+    def count_variables(self, env: Mapping[str, str]) -> int:
+        """Return what a container's variables beside the config count towards ``limits``."""
+        return 0
+
+    def escape(self, text: str) -> str:
+        """Return what the platform reads as the given JSON, where it would take some of it for its own."""
+        return text
+
+    # -- what one of the bases says -------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def render(
+        self, config: Mapping[str, Any], run_id: str = "RUN", done: Collection[str] = frozenset(), number: int = 1
+    ) -> list[Document]:
         """Return the documents that this backend hands to its platform; pure, offline and deterministic.
 
         Args:
             config: the resolved config, shipped or not.
             run_id: the run's id.
             done: steps that have a good result already; they are left out, and so is the waiting for them.
+            number: the round: how often the run has been submitted, this time included.
         """
 
     @abstractmethod
-    def _submit(
-        self,
-        config: Mapping[str, Any],
-        documents: list[dict[str, Any]],
-        run_id: str,
-        store: Store,
-        state: dict[str, Any],
-        save: Callable[[], None],
-    ) -> None:
-        """Hand the documents to the platform, and complete what an earlier call with this state has begun.
-
-        Args:
-            config: the shipped config.
-            documents: what ``render`` made of it.
-            run_id: the run's id.
-            store: the opened artifact store.
-            state: what later processes need to know; ``round`` in it counts the submissions of this run. If this raises
-                and nothing else is in it, then nothing was started.
-            save: puts ``state`` into the store; it raises if the run was cancelled meanwhile, or another submits it.
-        """
+    def send(self, sending: Sending) -> None:
+        """Hand one round to the platform, and complete what an earlier call with its state has begun."""
 
     @abstractmethod
-    def _status(self, state: dict[str, Any]) -> dict[str, JobStatus]:
-        """Return what the platform says of each step, and under ``RUN`` of the run; one that is left out is unknown.
+    def statuses(self, platform: Platform, state: Mapping[str, Any]) -> dict[str, JobStatus]:
+        """Return what the platform says of each step, and under ``WHOLE_RUN`` of the run; one that is left out is unknown.
 
         Raises:
             InfraError: the platform could not be asked.
         """
 
     @abstractmethod
-    def _cancel(self, state: dict[str, Any]) -> None:
-        """Ask the platform to end whatever of the run has not ended; ``state`` may be that of a submission cut short."""
+    def end(self, platform: Platform, state: Mapping[str, Any]) -> None:
+        """Ask the platform to end whatever of a round has not ended; ``state`` may be that of a submission cut short."""
 
-    def _logs(self, state: dict[str, Any], step: str) -> Iterator[bytes]:
+    def platform_log(self, platform: Platform, state: Mapping[str, Any], step: str) -> Iterator[bytes]:
         """Yield what the platform kept of a step's output, from its beginning; asked where the store has none."""
         return iter(())
 
-    def mounts(self) -> list[str]:
-        """Return the local directories that the containers see under the same paths."""
-        return []
+    # -- what they get for that -----------------------------------------------------------------------------------------------
 
-    # -- what it gets for that ------------------------------------------------------------------------------------------------
+    def jobs(self, config: Mapping[str, Any], run_id: str, done: Collection[str] = frozenset(), number: int = 1) -> list[Job]:
+        """Return a pipeline's jobs, each after those that it waits for.
 
-    def carry(self, config: Mapping[str, Any], *, used: int = 0, copies: int = 1) -> Carried:
-        """Return how a config travels, as ``transport.carry`` does, with the reference into the config's own store."""
-        data = wire.dumps(config).encode()
-        url = f"{config['store'].rstrip('/')}/{keys.config(wire.sha256(data))}"
-        return transport.carry(data, self.limits, url, used=used, copies=copies)
+        Args: as for ``render``.
+        """
+        steps = config["steps"]
+        firsts, sizes = steps_of_jobs(steps, done, self.arrays)
+        parents = parents_of_jobs(steps, firsts, sizes)
+        names = Names(self.rule, config["store"], run_id, number)
+        environments = self.environments(config, run_id, firsts)
+        return [
+            self._job(config, run_id, key, steps[firsts[key]])._replace(
+                name=names.of(key), env=environments[key], after=tuple(parents[key]), size=sizes.get(key, 1)
+            )
+            for key in graph.order(parents)
+        ]
 
-    def environment(self, carried: Carried, config: Mapping[str, Any], step: str, run_id: str, path: str = "") -> dict[str, str]:
-        """Return the variables of the container contract.
+    def environments(self, config: Mapping[str, Any], run_id: str, steps: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        """Return the variables of the container contract for each job, the config among them.
 
         Args:
-            carried: how the config travels.
             config: the config.
-            step: the step.
             run_id: the run's id.
-            path: where a mounted config lies in the container.
+            steps: by the job's key, the step whose image it has.
         """
-        env = {**carried.environment(path), "ZEN_RUNNER_STEP": step, "ZEN_RUNNER_RUN_ID": run_id}
-        image = config["steps"][step]["image"]
-        if "@sha256:" in image:
-            env["ZEN_RUNNER_IMAGE_DIGEST"] = image
-        return env
+        if not steps:
+            return {}
+        without = {key: contract(config, key, step, run_id) for key, step in steps.items()}
+        text = wire.dumps(config)
+        plain = self.escape(text)
+        # The config is the same for all, so what else counts is that of the job with the most of it.
+        used = max(map(self.count_variables, without.values())) + self.limits.count(plain) - self.limits.count(text)
+        carried = carry(config, self.limits, used=used, copies=len(steps))
+        if carried.how == "inline":
+            carried.value = plain
+        return {key: {**carried.environment(self.config_path), **env} for key, env in without.items()}
+
+    def _job(self, config: Mapping[str, Any], run_id: str, key: str, spec: Mapping[str, Any]) -> Job:
+        resources, timeout = spec["resources"], spec["timeout"]
+        return Job(
+            key=key,
+            name="",
+            run=run_id,
+            pipeline=config["name"],
+            image=spec["image"],
+            env={},
+            secrets=config["secrets"],
+            cpu=resources["cpu"],
+            memory=resources["memory"],
+            gpu=resources["gpu"],
+            timeout=None if timeout is None else float(timeout) + float(spec["grace_period"]),
+            retry=spec["retry"],
+        )
 
     # -- submit ---------------------------------------------------------------------------------------------------------------
 
@@ -150,19 +218,22 @@ class OrchestratorRemoteBackend(OrchestratorBaseBackend):
             InfraError: the store or the platform could not be reached, or refused.
             Terminated: the run was cancelled meanwhile.
         """
-        return self._hand_over(config, run_id, store, lambda: False)
+        return self._hand_over(config, run_id, store, never)
 
     def _hand_over(self, config: Mapping[str, Any], run_id: str, store: Store, stop_requested: Callable[[], bool]) -> Handle:
         from tempfile import TemporaryDirectory
 
-        keys.check_run_id(run_id)
+        check_run_id(run_id)
+        platform = self.platform(store)
         with TemporaryDirectory(prefix="zen-runner-") as folder:
             shipment = ship(config, folder, mounts=self.mounts())
-            if read_handle(store, run_id) is None:  # else it has been through this
+            if read_handle(store, run_id) is None:  # else it has been through this, before anything was put into the store
                 self.render(shipment.config, run_id)
+                platform.check()
             upload(shipment, store)
-        submission = Submission(self, shipment, wire.sha256(wire.dumps(config).encode()), run_id, store, stop_requested)
-        return submission.perform()
+        round_of = _Round(self, platform, shipment, run_id, store)
+        unshipped = wire.sha256(wire.dumps(config).encode())
+        return Submission(round_of, shipment, unshipped, run_id, store, stop_requested).submit()
 
     # -- and after ------------------------------------------------------------------------------------------------------------
 
@@ -171,7 +242,7 @@ class OrchestratorRemoteBackend(OrchestratorBaseBackend):
         before = records.results(store, run_id) if read_handle(store, run_id) is not None else {}
         good = [step for step in config["steps"] if step in before and before[step]["class"] == outcome.SUCCESS]
         handle = self._hand_over(config, run_id, store, execution.stop_requested)
-        return Wait(self, handle, good, execution.report, execution.stop_requested).perform()
+        return self._follower(handle, good, execution.report, execution.stop_requested).wait()
 
     def wait(
         self,
@@ -190,21 +261,40 @@ class OrchestratorRemoteBackend(OrchestratorBaseBackend):
         Raises:
             InfraError: the store, or for long the platform, could not be reached.
         """
-        return Wait(self, handle, handle["resumed"], report, stop_requested).perform()
+        return self._follower(handle, handle["resumed"], report, stop_requested).wait()
+
+    def _follower(
+        self,
+        handle: Mapping[str, Any],
+        resumed: list[str],
+        report: Report | None,
+        stop_requested: Callable[[], bool] | None,
+    ) -> Follower:
+        patience = Patience(
+            inf if self.startup_timeout is None else self.startup_timeout,
+            inf if self.deadline is None else self.deadline,
+            self.poll_most,
+            self.blind_timeout,
+            self.cancel_timeout,
+        )
+        view, life = self.view(handle)
+        return Follower(view, life, resumed, patience, lambda: self.cancel(life.handle), report, stop_requested)
+
+    def view(self, handle: Mapping[str, Any]) -> tuple[RunView, PlatformLife]:
+        """Return what looks at a run, and what it asks.
+
+        Raises:
+            InfraError: the store could not be read, or does not have the run's config.
+        """
+        store = open_store(handle["store"])
+        life = PlatformLife(self, self.platform(store), store, handle)
+        return RunView(store, handle["run"], config_of(store, handle), life), life
 
     def status(self, handle: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            picture = Watch(self, handle).look()
+            return self.view(handle)[0].look().answer()
         except ZenRunnerError as error:
-            return {
-                "run": handle["run"],
-                "state": UNKNOWN,
-                "class": None,
-                "exit_code": None,
-                "message": str(error),
-                "steps": {},
-            }
-        return picture.answer()
+            return unknown(handle, str(error))
 
     def logs(self, handle: Mapping[str, Any], step: str | None = None, follow: bool = False) -> Iterator[bytes]:
         """Yield what a step printed, in order: what the store has of it, else what the platform kept.
@@ -217,17 +307,41 @@ class OrchestratorRemoteBackend(OrchestratorBaseBackend):
         Raises:
             UsageError: there is no such step.
         """
-        watch = Watch(self, handle)
-        steps = list(watch.config["steps"])
+        view, _ = self.view(handle)
+        steps = list(view.config["steps"])
         if step is None:
             raise UsageError(f"run {handle['run']!r} has no driver; name one of its steps: {', '.join(steps)}")
         if step not in steps:
             raise UsageError(f"run {handle['run']!r} has no step {step!r}; its steps are {', '.join(steps)}")
-        return watch.log(step, follow)
+        return view.log(step, follow)
 
     def cancel(self, handle: Mapping[str, Any]) -> None:
-        watch = Watch(self, handle)
-        if watch.look().state() in ENDED:
+        view, life = self.view(handle)
+        if view.look().state() in ENDED:
             return
-        watch.store.put(keys.cancel(handle["run"]), wire.dumps({"version": 1, "at": utc()}).encode())
-        self._cancel(dict(watch.handle["state"]))
+        view.store.put(keys.cancel(handle["run"]), wire.dumps({"version": 1, "at": utc()}).encode())
+        self.end(life.platform, life.handle["state"])
+
+
+class _Round:
+    """What a submission needs of its backend, for one run."""
+
+    def __init__(self, backend: RemoteBackend, platform: Platform, shipment: Shipment, run_id: str, store: Store) -> None:
+        self._backend = backend
+        self._platform = platform
+        self._shipment = shipment
+        self._run = run_id
+        self._store = store
+
+    def block(self) -> dict[str, Any]:
+        return self._backend.to_config()
+
+    def send(self, state: dict[str, Any], done: frozenset[str], save: Callable[[], None], check: Callable[[], None]) -> None:
+        config = self._shipment.config
+        self._backend.send(Sending(self._platform, config, self._run, self._store, done, state, save, check))
+
+    def state_of(self, handle: Handle) -> str:
+        return str(self._backend.status(handle)["state"])
+
+    def end(self, state: Mapping[str, Any]) -> None:
+        self._backend.end(self._platform, state)

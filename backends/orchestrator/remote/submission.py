@@ -1,4 +1,4 @@
-"""How a run comes to its platform, once, whoever submits it, how often, and whoever is killed meanwhile.
+"""Submit a run exactly once, even if several processes try or one of them is killed.
 
 runs/<run>/handle.json      what was submitted, and what the platform calls it: a conditional create
 runs/<run>/submit.<n>.json  who took over the submission as the n-th, from the second on: a conditional create
@@ -21,13 +21,14 @@ from backends.store.records import read_handle
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any
+    from typing import Any, Protocol
 
-    from backends.orchestrator.remote.backend import OrchestratorRemoteBackend
     from backends.shipping.shipment import Shipment
     from backends.store.base import Store
 
     Handle = dict[str, Any]
+else:
+    Protocol = object
 
 SUBMITTING, INTERRUPTED, SUBMITTED = "submitting", "interrupted", "submitted"
 SILENT = 180.0
@@ -36,12 +37,39 @@ SILENT = 180.0
 sleep = time.sleep
 
 
+class Round(Protocol):
+    """What a submission needs of its backend, for one run."""
+
+    def block(self) -> dict[str, Any]:
+        """Return the backend's block, for the handle."""
+        return {}
+
+    def send(self, state: dict[str, Any], done: frozenset[str], save: Callable[[], None], check: Callable[[], None]) -> None:
+        """Hand the run to the platform, and complete what an earlier call with this state has begun."""
+
+    def state_of(self, handle: Handle) -> str:
+        """Return the state of a run that is with the platform."""
+        return ""
+
+    def end(self, state: Mapping[str, Any]) -> None:
+        """Ask the platform to end what was begun."""
+
+
 class Submission:
-    """The way of one run to its platform, by one process at a time."""
+    """The way of one run to its platform, by one process at a time.
+
+    Args:
+        backend: hands it over.
+        shipment: the code and the config.
+        unshipped: the sha256 of the config before it was shipped.
+        run_id: the run's id.
+        store: the opened artifact store.
+        stop_requested: called often; True ends the submission.
+    """
 
     def __init__(
         self,
-        backend: OrchestratorRemoteBackend,
+        backend: Round,
         shipment: Shipment,
         unshipped: str,
         run_id: str,
@@ -57,18 +85,16 @@ class Submission:
         self._number = 1
         self._before: Handle | None = None
 
-    def perform(self) -> Handle:
+    def submit(self) -> Handle:
         """Return the run's handle, once all of it is with the platform."""
-        handle, found = self._acquire()
-        if found:
+        handle, is_there = self._acquire()
+        if is_there:
             return handle
-        config, state = self._shipment.config, handle["state"]
-        done = frozenset(handle["resumed"])
+        state, done = handle["state"], frozenset(handle["resumed"])
         try:
             self._write_run()
-            if not done.issuperset(config["steps"]):
-                documents = self._backend.render(config, self._run, done)
-                self._backend._submit(config, documents, self._run, self._store, state, lambda: self._save(handle))
+            if not done.issuperset(self._shipment.config["steps"]):
+                self._backend.send(state, done, lambda: self._save(handle), self._check_stop)
             handle["phase"] = SUBMITTED
             self._save(handle)
         except DuplicateError:
@@ -77,7 +103,7 @@ class Submission:
             self._store.put(keys.cancel(self._run), wire.dumps({"version": 1, "at": utc()}).encode())
             handle["phase"] = SUBMITTED
             self._put(handle)
-            self._backend._cancel(dict(state))
+            self._backend.end(state)
             raise
         except BaseException as error:
             if state.keys() == {"round"}:
@@ -117,7 +143,7 @@ class Submission:
                         )
                     sleep(min(1.0, backoff(0.1, turn)))
                     continue
-            elif handle["phase"] == SUBMITTED and self._backend.status(handle)["state"] not in (FAILED, CANCELLED):
+            elif handle["phase"] == SUBMITTED and self._backend.state_of(handle) not in (FAILED, CANCELLED):
                 return handle, True
             self._number = number + 1
             if store.create(keys.lease(run, self._number), wire.dumps({**whoami(), "at": utc()}).encode()):
@@ -134,7 +160,7 @@ class Submission:
             "run": self._run,
             "store": self._store.url,
             "config": self._shipment.sha,
-            "backend": self._backend.to_config(),
+            "backend": self._backend.block(),
             "name": self._shipment.config["name"],
             "submitted": utc(),
             "began": round(time.time(), 3),
@@ -148,7 +174,7 @@ class Submission:
 
     def _take_over(self, handle: Handle) -> Handle:
         self._before = handle
-        handle = {**handle, **whoami(), "number": self._number, "backend": self._backend.to_config()}
+        handle = {**handle, **whoami(), "number": self._number, "backend": self._backend.block()}
         cancelled = self._store.exists(keys.cancel(self._run))
         if handle["phase"] == SUBMITTED or cancelled:
             if cancelled:
@@ -194,8 +220,15 @@ class Submission:
         if self._store.exists(keys.lease(self._run, self._number + 1)):
             raise DuplicateError(f"run {self._run!r}: another process has taken over its submission")
         if self._stop_requested() or self._store.exists(keys.cancel(self._run)):
-            raise Terminated(f"run {self._run!r} was cancelled while it was submitted")
+            raise self._terminated()
         self._put(handle)
+
+    def _check_stop(self) -> None:
+        if self._stop_requested():
+            raise self._terminated()
+
+    def _terminated(self) -> Terminated:
+        return Terminated(f"run {self._run!r} was cancelled while it was submitted")
 
     def _put(self, handle: Handle) -> None:
         self._store.put(keys.handle(self._run), wire.dumps(handle).encode())
