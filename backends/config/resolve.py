@@ -889,8 +889,11 @@ class _Resolver:
                     self._config.steps[name] = msgspec.structs.replace(step, foreach=None)
                     continue
                 sizes[step.foreach["of"]] = step.foreach["size"]
-            elif step.foreach is not None and not self._is_broken(*path):
-                self._config.steps[name] = self._with_items(name, step)
+            elif step.foreach is not None:
+                is_broken = self._is_broken(*path)
+                self._config.steps[name] = (
+                    msgspec.structs.replace(step, foreach=None) if is_broken else self._with_items(name, step)
+                )
         for of, size in sizes.items():
             names = [f"{of}.{index}" for index in range(size)]
             found = [self._config.steps.get(member) for member in names]

@@ -181,6 +181,7 @@ WRONG = [
         "steps.s: the item puts braces around {args.n}, which would make it plain text",
     ),
     ("foreach: {of: s, index: 0, size: 1, item: 1}", "steps.s.foreach: expected a list"),
+    ("foreach: {a: .inf}", "steps.s.foreach.a: infinite and undefined numbers have no JSON form"),
 ]
 
 
