@@ -88,6 +88,38 @@ def order(parents: Mapping[str, Sequence[str]]) -> list[str]:
     return steps
 
 
+def cycles(parents: Mapping[str, Sequence[str]], most: int) -> list[list[str]]:
+    """Return cycles, each from the step that comes first in it, along what each step waits for.
+
+    Args:
+        parents: the steps that each step waits for; those that are no key of it are left out.
+        most: how many are enough.
+    """
+    order = {name: index for index, name in enumerate(parents)}
+    state: dict[str, int] = {}  # 1: on the way, 2: done
+    result: list[list[str]] = []
+    for root in parents:
+        if root in state:
+            continue
+        way, below = [root], [iter(parents[root])]
+        state[root] = 1
+        while way:
+            for parent in below[-1]:
+                if state.get(parent) == 1 and len(result) < most:
+                    cycle = way[way.index(parent) :]
+                    first = min(range(len(cycle)), key=lambda index: order[cycle[index]])
+                    result.append(cycle[first:] + cycle[:first])
+                elif parent not in state and parent in parents:
+                    state[parent] = 1
+                    way.append(parent)
+                    below.append(iter(parents[parent]))
+                    break
+            else:
+                state[way.pop()] = 2
+                below.pop()
+    return result
+
+
 def members(steps: Mapping[str, Any], name: str) -> list[str]:
     """Return what a name stands for among resolved steps: a step, the members of a ``foreach`` step by index, or nothing.
 

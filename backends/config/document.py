@@ -10,18 +10,15 @@ strings), there are no dates and no base-60 numbers, and ``010`` is ten. Merge k
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from backends.errors import ConfigError, Problem
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    Path = tuple[str | int, ...]
-    Place = tuple[int, int]  # line and column, both from 1
-    Finding = tuple[Path, str, Place]
-    Event = tuple[str, Any, str | None, int, int]  # kind, value, anchor, line, column; `_yaml_events` lists the kinds
+Path = tuple[str | int, ...]
+Place = tuple[int, int]  # line and column, both from 1
+Finding = tuple[Path, str, Place]
+Event = tuple[str, Any, str | None, int, int]  # kind, value, anchor, line, column; `_yaml_events` lists the kinds
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_VALUES = 1_000_000  # counted as if every alias were written out
