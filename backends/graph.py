@@ -76,7 +76,7 @@ def order(parents: Mapping[str, Sequence[str]]) -> list[str]:
         parents: the steps that each step waits for.
 
     Raises:
-        ConfigError: a parent is not a step, or steps wait for each other in a circle; the message shows it.
+        ConfigError: a parent is not a step, or steps wait for each other in a cycle; the message shows it.
     """
     graph = Graph(parents)
     steps: list[str] = []
@@ -84,7 +84,8 @@ def order(parents: Mapping[str, Sequence[str]]) -> list[str]:
         steps.append(step)
         graph.done(step)
     if len(steps) < len(parents):
-        raise ConfigError("steps wait for each other in a circle: " + " → ".join(_circle(parents, set(steps))))
+        cycle = cycles(parents, 1)[0]
+        raise ConfigError("steps wait for each other in a cycle: " + " → ".join((*cycle, cycle[0])))
     return steps
 
 
@@ -95,7 +96,7 @@ def cycles(parents: Mapping[str, Sequence[str]], most: int) -> list[list[str]]:
         parents: the steps that each step waits for; those that are no key of it are left out.
         most: how many are enough.
     """
-    order = {name: index for index, name in enumerate(parents)}
+    positions = {name: index for index, name in enumerate(parents)}
     state: dict[str, int] = {}  # 1: on the way, 2: done
     result: list[list[str]] = []
     for root in parents:
@@ -107,7 +108,7 @@ def cycles(parents: Mapping[str, Sequence[str]], most: int) -> list[list[str]]:
             for parent in below[-1]:
                 if state.get(parent) == 1 and len(result) < most:
                     cycle = way[way.index(parent) :]
-                    first = min(range(len(cycle)), key=lambda index: order[cycle[index]])
+                    first = min(range(len(cycle)), key=lambda index: positions[cycle[index]])
                     result.append(cycle[first:] + cycle[:first])
                 elif parent not in state and parent in parents:
                     state[parent] = 1
@@ -159,14 +160,3 @@ def groups(steps: Mapping[str, Any]) -> dict[str, list[str]]:
         steps: the resolved config's ``steps``.
     """
     return {name: members(steps, name) for name in named(steps) if name not in steps}
-
-
-def _circle(parents: Mapping[str, Sequence[str]], placed: set[str]) -> list[str]:
-    """Return one circle among the steps that could not be placed: every one of them waits for another such."""
-    path: dict[str, None] = {}
-    step = next(name for name in parents if name not in placed)
-    while step not in path:
-        path[step] = None
-        step = next(name for name in parents[step] if name not in placed)
-    steps = list(path)
-    return [*steps[steps.index(step) :], step]

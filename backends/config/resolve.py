@@ -128,7 +128,7 @@ def _steps(
     for cycle in graph.cycles({name: step["parents"] for name, step in resolved.items()}, _MOST_CYCLES):
         way = " → ".join((*cycle, cycle[0]))
         fix = "take one of these out of inputs, after or placeholders"
-        findings.report(("steps", cycle[0]), f"steps need each other in a circle: {way}; {fix}")
+        findings.report(("steps", cycle[0]), f"steps need each other in a cycle: {way}; {fix}")
     return resolved if findings.rows else foreach.expand(resolved, scope, origin, findings)
 
 

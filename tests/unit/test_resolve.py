@@ -193,7 +193,7 @@ BROKEN = [
     (
         "call: penguins.ingest:run",
         "after: [train]\n    call: penguins.ingest:run",
-        "cfg.yaml:10: steps.ingest: steps need each other in a circle: ingest → train → clean → ingest; "
+        "cfg.yaml:10: steps.ingest: steps need each other in a cycle: ingest → train → clean → ingest; "
         "take one of these out of inputs, after or placeholders",
     ),
     ("backend: laptop", "backend: labtop", "cfg.yaml:3: backend: no orchestrator backend 'labtop' (did you mean 'laptop'?)"),
@@ -295,18 +295,18 @@ def test_without_a_document_problems_have_no_lines() -> None:
         resolve.resolve({"version": 1, "steps": {}}, "/", "x", {})
 
 
-def test_every_circle_is_named_once() -> None:
+def test_every_cycle_is_named_once() -> None:
     steps = {"a": "c", "b": "a", "c": "b", "x": "y", "y": "x", "free": "a"}
     text = "version: 1\nsteps:\n" + "".join(f"  {name}: {{run: [p], after: [{after}]}}\n" for name, after in steps.items())
-    assert [row.partition("circle: ")[2].partition(";")[0] for row in problems(text)] == ["a → c → b → a", "x → y → x"]
+    assert [row.partition("cycle: ")[2].partition(";")[0] for row in problems(text)] == ["a → c → b → a", "x → y → x"]
 
 
-def test_ten_thousand_steps_in_a_row_and_in_a_circle() -> None:
+def test_ten_thousand_steps_in_a_row_and_in_a_cycle() -> None:
     steps = {f"s{n}": {"run": ["p"], "after": [f"s{n - 1}"] if n else []} for n in range(10_000)}
     config = resolve.resolve({"version": 1, "steps": steps}, "/", "x", {})
     assert config["steps"]["s9999"]["parents"] == ["s9998"]
     steps["s0"] = {"run": ["p"], "after": ["s9999"]}
-    with pytest.raises(ConfigError, match="circle"):
+    with pytest.raises(ConfigError, match="cycle"):
         resolve.resolve({"version": 1, "steps": steps}, "/", "x", {})
     wrong = {f"s{n}": {"run": ["p"], "after": [f"t{n}"]} for n in range(10_000)}  # a hint for each would take minutes
     with pytest.raises(ConfigError) as caught:
