@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from backends import registry
-from backends.config.document import Path
 from backends.config.findings import Findings
 from backends.config.naming import check_name, is_function
+from backends.config.paths import Path
 from backends.config.places import Origin, interpolate_all
 from backends.config.schema import Block
 from backends.errors import ConfigError

@@ -11,8 +11,8 @@ from typing import Any
 
 from msgspec import UNSET, inspect
 
-from backends.config.document import Path
 from backends.config.findings import Findings
+from backends.config.paths import Path
 from backends.config.schema import INTERNAL
 from backends.config.wording import cut, flow, shown
 

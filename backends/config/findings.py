@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from itertools import islice
-from typing import Any
 
-from backends.config.document import Document, Finding, Path, Place
+from backends.config.builder import Finding
+from backends.config.document import Document
+from backends.config.paths import Path, Place, dotted
 from backends.errors import Problem
 from backends.text import did_you_mean
 
@@ -88,26 +89,6 @@ class Findings:
         if not self.options:
             return None
         return next((self.options[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.options), None)
-
-
-def dotted(path: Path) -> str:
-    """Return a path as people write it, such as ``steps.train.run[1]``."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
-
-
-def strings(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
-    """Yield every string in plain data with its path."""
-    if isinstance(value, str):
-        yield path, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from strings(item, (*path, key))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from strings(item, (*path, index))
 
 
 def _listed(names: Iterable[str], but: str) -> str:

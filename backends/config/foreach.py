@@ -9,8 +9,8 @@ import msgspec
 
 from backends import wire
 from backends.config import placeholders
-from backends.config.document import Path
-from backends.config.findings import Findings, strings
+from backends.config.findings import Findings
+from backends.config.paths import Path, strings
 from backends.config.placeholders import ITEM
 from backends.config.places import Origin, refuse_interpolation
 from backends.config.references import Scope, check_arg, external, item_references, step_into

@@ -9,8 +9,8 @@ from msgspec import UNSET
 
 from backends import outcome
 from backends.config import quantities
-from backends.config.document import Path
 from backends.config.findings import Findings
+from backends.config.paths import Path
 from backends.config.schema import Config, Resources, Retry, Step
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from backends.config.document import Path
     from backends.config.findings import Findings
+    from backends.config.paths import Path
 
 _SECRET_WORDS = frozenset(
     ("KEY", "KEYS", "APIKEY", "TOKEN", "SECRET", "SECRETS", "PASSWORD", "PASSWORDS", "PASSWD", "CREDENTIAL", "CREDENTIALS")

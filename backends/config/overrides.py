@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from backends.config import document, placeholders
-from backends.config.document import Path
 from backends.config.findings import Findings
+from backends.config.paths import Path
 from backends.errors import UsageError
 
 

@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from backends.config.document import Path
 from backends.config.findings import Findings
 from backends.config.naming import is_identifier, looks_secret
+from backends.config.paths import Path
 from backends.store.base import BUCKET_SCHEMES
 
 

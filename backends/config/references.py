@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from msgspec import UNSET
 
 from backends.config import placeholders, wording
-from backends.config.document import Path
 from backends.config.findings import Findings
+from backends.config.paths import Path
 from backends.config.placeholders import ITEM
 from backends.config.places import Origin, location, refuse_interpolation
 from backends.config.schema import Input, Step

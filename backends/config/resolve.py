@@ -15,10 +15,11 @@ from msgspec import UNSET
 from backends import graph
 from backends.config import foreach, limits, places, steps
 from backends.config.blocks import Backends
-from backends.config.document import Document, Path
+from backends.config.document import Document
 from backends.config.findings import Findings
 from backends.config.naming import check_name, slug
 from backends.config.overrides import override
+from backends.config.paths import Path
 from backends.config.places import Origin
 from backends.config.schema import Config
 from backends.config.variables import read_env, read_secret
@@ -50,7 +51,7 @@ def load(
         ConfigError: with every problem, in the document's order.
         UsageError: an override is not ``PATH=VALUE``.
     """
-    findings = Findings(doc.found)
+    findings = Findings(doc.oddities)
     data = doc.data
     for text in overrides:
         data = override(data, text, findings)

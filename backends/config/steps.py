@@ -9,9 +9,9 @@ from msgspec import UNSET
 
 from backends.config import limits, placeholders, places, references, variables
 from backends.config.blocks import Backends, engine
-from backends.config.document import Path
-from backends.config.findings import Findings, strings
+from backends.config.findings import Findings
 from backends.config.naming import check_name, is_function
+from backends.config.paths import Path, strings
 from backends.config.places import Origin
 from backends.config.references import HEADS, Scope
 from backends.config.schema import Step

@@ -8,9 +8,9 @@ from keyword import iskeyword
 from msgspec import UNSET
 
 from backends.config import placeholders
-from backends.config.document import Path
 from backends.config.findings import Findings
 from backends.config.naming import is_identifier, looks_secret, slug
+from backends.config.paths import Path
 from backends.config.places import Origin, local, refuse_interpolation
 from backends.config.schema import Secret, Step
 
