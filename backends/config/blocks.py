@@ -19,8 +19,6 @@ class Backends:
 
     Args:
         blocks: the config's ``backends``.
-        origin: where the config comes from.
-        findings: where problems go.
 
     Attributes:
         blocks: the same as plain data with all keys, by name; None for one that nothing is known of.
@@ -111,7 +109,6 @@ def engine(kind: str | None, backend: Mapping[str, Any] | None, path: Path, find
         kind: of the step; None where that is unclear.
         backend: the step's block.
         path: of the step's ``backend``.
-        findings: where problems go.
     """
     own = kind if kind in ("beam", "spark") else None
     if backend is None:

@@ -35,7 +35,7 @@ class _Frame:
 
 
 class Builder:
-    """Puts the events of one document together.
+    """Put the events of one document together.
 
     Args:
         wanted: paths whose places are to be noted.
@@ -80,8 +80,8 @@ class Builder:
         return whole[0] if whole else None
 
     def _path(self, *more: str | int) -> Path:
-        here = [len(frame.value) if not frame.is_map else frame.key for frame in self._stack[1:]]
-        return (*(part for part in here if isinstance(part, (str, int))), *more)
+        parts = [len(frame.value) if not frame.is_map else frame.key for frame in self._stack[1:]]
+        return (*(part for part in parts if isinstance(part, (str, int))), *more)
 
     def _note(self, place: Place) -> None:
         path = self._path()
@@ -98,17 +98,17 @@ class Builder:
         if kind in "[{" or isinstance(value, (list, dict)):
             raise Unreadable("a key is a list or mapping; keys are strings", place)
         if not isinstance(value, str):
-            what = value.message if isinstance(value, Oddity) else f"the key {_shown(value)} is not a string; put it in quotes"
-            self.oddities.append((self._path(_shown(value)), what, place))
+            is_oddity = isinstance(value, Oddity)
+            message = value.message if is_oddity else f"the key {_shown(value)} is not a string; put it in quotes"
+            self.oddities.append((self._path(_shown(value)), message, place))
             top.key, top.skip = "", True
             return
         top.key = value
         first = top.lines.setdefault(value, place)
         top.skip = first != place
         if top.skip:
-            self.oddities.append(
-                (self._path(), f"the key {value[:80]!r} is already on line {first[0]}; remove one of the two", place)
-            )
+            message = f"the key {value[:80]!r} is already on line {first[0]}; remove one of the two"
+            self.oddities.append((self._path(), message, place))
             return
         if anchor and kind != "*":
             self._anchors[anchor] = (value, 1, len(value))

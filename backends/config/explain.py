@@ -20,11 +20,7 @@ WRONG: Any = object()  # what is left of a value that can't be used
 
 
 class Walk:
-    """One walk over one document.
-
-    Args:
-        findings: where every difference goes.
-    """
+    """One walk over one document."""
 
     def __init__(self, findings: Findings) -> None:
         self._findings = findings

@@ -63,12 +63,12 @@ def _read_items(name: str, scope: Scope, origin: Origin, findings: Findings) -> 
     """Put the items of a ``foreach`` step into the scope, and the step without the arg that they are from."""
     step = scope.steps[name]
     path: Path = ("steps", name, "foreach")
-    items, place = step.foreach, path
+    items, items_path = step.foreach, path
     if isinstance(items, str) and (way := _args_reference(items)):
         if not check_arg(way, name, path, items, scope, findings) or findings.is_dropped("steps", name, "args"):
             findings.drop(path)
             return
-        items, place = _value_at(step.args, way), ("steps", name, "args", *way)
+        items, items_path = _value_at(step.args, way), ("steps", name, "args", *way)
         if not isinstance(items, list):
             findings.refuse(path, f"{step.foreach} is {shown(items)}; foreach takes a list")
             return
@@ -78,7 +78,7 @@ def _read_items(name: str, scope: Scope, origin: Origin, findings: Findings) -> 
         fix = f"; write {flow([items])}" if isinstance(items, (str, int, float)) else ""
         findings.refuse(path, f"expected a list, or {{args.NAME}} that is one, got {shown(items)}{fix}")
         return
-    scope.items[name] = _checked(items, place, origin, findings)
+    scope.items[name] = _checked(items, items_path, origin, findings)
 
 
 def _args_reference(text: str) -> list[str]:
@@ -113,12 +113,12 @@ def _checked(items: list[Any], path: Path, origin: Origin, findings: Findings) -
         message = f"{len(items):,} items are more than the {MOST_ITEMS:,} that there may be; let each do more"
         findings.refuse(path, message)
         return []
-    for place, text in strings(items, path):
-        refuse_interpolation(text, place, origin, findings)
+    for text_path, text in strings(items, path):
+        refuse_interpolation(text, text_path, origin, findings)
         if names := placeholders.names(text):
             name = f"{{{names[0][:80]}}}"
             message = f"items are plain values; write it beside {{{ITEM}}}, or for the plain text {{{name}}}"
-            findings.report(place, f"{name}: {message}")
+            findings.report(text_path, f"{name}: {message}")
     for index, item in enumerate(items):
         if (size := len(wire.dumps(item))) > _MOST_BYTES:
             message = f"{size:,} bytes as JSON are more than the {_MOST_BYTES:,} of $ZEN_ITEM; put it into a file"
@@ -134,9 +134,6 @@ def expand(steps: Mapping[str, dict[str, Any]], scope: Scope, origin: Origin, fi
 
     Args:
         steps: by name, as ``steps.read`` returns each.
-        scope: from :func:`read`.
-        origin: where the config comes from.
-        findings: where problems go.
     """
     expanded: dict[str, dict[str, Any]] = {}
     edges = 0

@@ -32,7 +32,6 @@ def read(part: Config | Step, path: Path, top: dict[str, Any], findings: Finding
         part: which has them.
         path: of it.
         top: what holds where it has none.
-        findings: where problems go.
         is_resolved: whether the config was resolved before, so that what came from the top stands in the steps.
     """
     retry = _retry(part.retry, (*path, "retry"), top["retry"], findings)

@@ -45,20 +45,20 @@ def _changed(data: dict[str, Any], parts: list[str], value: object, findings: Fi
     """Return the data with one value set, or raise a ``ValueError`` that says why it can't be."""
     changed = dict(data)
     node: Any = changed
-    place: Path = ()
+    node_path: Path = ()
     for index, part in enumerate(parts):
-        key: Any = _key(node, part, place)
+        key: Any = _key(node, part, node_path)
         last = index == len(parts) - 1
         if not last and index == 1 and parts[0] in ("steps", "backends") and isinstance(node, dict) and part not in node:
             raise ValueError(f"no {parts[0][:-1]} {part!r}{findings.hint(part, node, 'there are')}")
-        place = (*place, key)
+        node_path = (*node_path, key)
         if last:
             node[key] = value
-            findings.options[place] = "--set"
+            findings.options[node_path] = "--set"
             break
         below = node[key] if isinstance(node, list) else node.get(key)
         if below is None:
-            findings.options[place] = "--set"
+            findings.options[node_path] = "--set"
         elif not isinstance(below, (dict, list)):
             hint = ""
             if part == "backend" and isinstance(data.get("backends"), dict) and below in data["backends"]:
@@ -69,10 +69,10 @@ def _changed(data: dict[str, Any], parts: list[str], value: object, findings: Fi
     return changed
 
 
-def _key(node: dict[str, Any] | list[Any], part: str, place: Path) -> str | int:
+def _key(node: dict[str, Any] | list[Any], part: str, path: Path) -> str | int:
     """Return one part of the path as the key, or the position, that it is in the list or mapping it leads into."""
     if isinstance(node, dict):
         return part
     if not part.isdecimal() or int(part) >= len(node):
-        raise ValueError(f"{'.'.join(map(str, place))} is a list of {len(node)}; write a position from 0 to {len(node) - 1}")
+        raise ValueError(f"{'.'.join(map(str, path))} is a list of {len(node)}; write a position from 0 to {len(node) - 1}")
     return int(part)

@@ -88,8 +88,6 @@ def location(text: str, path: Path, schemes: tuple[str, ...] | None, origin: Ori
         text: a path or a URL.
         path: where it stands, for messages.
         schemes: the kinds of URL that can be used here; None for all.
-        origin: where the config comes from.
-        findings: where problems go.
     """
     scheme, colon, rest = text.partition("://")
     if not colon:

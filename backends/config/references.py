@@ -47,8 +47,6 @@ def is_step(other: str, name: str, path: Path, scope: Scope, findings: Findings)
         other: what was written.
         name: the step that would wait.
         path: where that was written.
-        scope: what there is.
-        findings: where problems go.
     """
     if other == name:
         findings.report(path, "a step can't wait for itself; remove it")
@@ -67,9 +65,6 @@ def read_input(
         value: of the input.
         name: the step's.
         path: of the input.
-        scope: what there is.
-        origin: where the config comes from.
-        findings: where problems go.
         as_url: whether the step gets URLs, of which it may read every kind.
     """
     if isinstance(value, str):
@@ -152,8 +147,6 @@ def check_placeholder(reference: str, name: str, path: Path, scope: Scope, findi
         reference: dotted, without its braces.
         name: the step that it stands in.
         path: of the string that it stands in.
-        scope: what there is.
-        findings: where problems go.
     """
     head, *rest = reference.split(".")
     shown = f"{{{reference[:80]}}}"
@@ -199,8 +192,6 @@ def check_arg(way: Sequence[str], name: str, path: Path, shown: str, scope: Scop
         name: the step's.
         path: of the string that the placeholder stands in.
         shown: the placeholder, for messages.
-        scope: what there is.
-        findings: where problems go.
     """
     if path[2] == "args":
         findings.report(path, f"{shown}: args can't be made of args; write the value")

@@ -1,7 +1,8 @@
 """From a config as people write it to the resolved one that everything else reads: checked, absolute, all defaults filled in.
 
 Every problem of a document is found in one go and reported in the document's order, with its place and what to write instead.
-The passes, each of which runs once and hands down what it made: overrides, types, blocks, steps, cycles, foreach.
+The passes, each of which runs once and hands down what it made: overrides, types, blocks, steps, cycles, foreach. In all of
+them ``findings`` takes the problems, ``origin`` says where the config comes from, and ``scope`` what its steps can name.
 """
 
 from __future__ import annotations

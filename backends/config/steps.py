@@ -30,9 +30,6 @@ def read(
         top: the settings that hold where it has none.
         image: the image of steps that name none; None for the variant that the step needs.
         backends: the config's.
-        scope: all steps.
-        origin: where the config comes from.
-        findings: where problems go.
     """
     step = scope.steps[name]
     path: Path = ("steps", name)
@@ -119,10 +116,10 @@ def _parents(
     for index, other in enumerate(step.after):
         if references.is_step(other, name, (*path, "after", index), scope, findings):
             parents.add(other)
-    for place, text in _texts(step, path):
-        places.refuse_interpolation(text, place, origin, findings)
+    for text_path, text in _texts(step, path):
+        places.refuse_interpolation(text, text_path, origin, findings)
         for reference in placeholders.names(text):
-            parent = references.check_placeholder(reference, name, place, scope, findings)
+            parent = references.check_placeholder(reference, name, text_path, scope, findings)
             if parent is not None:
                 parents.update(scope.groups.get(parent, (parent,)))
     return parents

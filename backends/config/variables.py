@@ -50,15 +50,15 @@ def read_env(
     """Return the variables of a step, or of the whole config, as text."""
     texts = {}
     for name, value in env.items():
-        place = (*path, name)
-        _check_variable(name, place, findings)
+        own_path = (*path, name)
+        _check_variable(name, own_path, findings)
         if looks_secret(name):
             message = f"the name looks secret; write it under `secrets` at the top: {name}: {{env: {name}}}"
-            findings.report(place, message)
+            findings.report(own_path, message)
         texts[name] = text = placeholders.render(value)
-        refuse_interpolation(text, place, origin, findings)
+        refuse_interpolation(text, own_path, origin, findings)
         if not of_step and placeholders.names(text):
-            findings.report(place, "placeholders belong to a step; move this variable to the step's own env")
+            findings.report(own_path, "placeholders belong to a step; move this variable to the step's own env")
     return texts
 
 
@@ -76,10 +76,10 @@ def check_step(step: Step, kind: str | None, path: Path, findings: Findings) -> 
     for noun, key, names in (("input", "inputs", list(step.inputs)), ("output", "outputs", step.outputs)):
         by_variable: dict[str, str] = {}
         for index, name in enumerate(names):
-            place = (*path, key, name if key == "inputs" else index)
-            _check_port(name, noun, by_variable, place, findings)
+            own_path = (*path, key, name if key == "inputs" else index)
+            _check_port(name, noun, by_variable, own_path, findings)
             if kind == "call":  # beam and spark steps get two mappings
-                _check_keyword(name, noun, keywords, place, findings)
+                _check_keyword(name, noun, keywords, own_path, findings)
     if kind not in (None, "run"):
         for name in step.args:
             _check_keyword(name, "arg", keywords, (*path, "args", name), findings)
