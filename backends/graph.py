@@ -76,7 +76,7 @@ def order(parents: Mapping[str, Sequence[str]]) -> list[str]:
         parents: the steps that each step waits for.
 
     Raises:
-        ConfigError: a parent is not a step, or steps wait for each other in a circle; the message shows it.
+        ConfigError: a parent is not a step, or steps wait for each other in a cycle; the message shows it.
     """
     graph = Graph(parents)
     steps: list[str] = []
@@ -84,8 +84,41 @@ def order(parents: Mapping[str, Sequence[str]]) -> list[str]:
         steps.append(step)
         graph.done(step)
     if len(steps) < len(parents):
-        raise ConfigError("steps wait for each other in a circle: " + " → ".join(_circle(parents, set(steps))))
+        cycle = cycles(parents, 1)[0]
+        raise ConfigError("steps wait for each other in a cycle: " + " → ".join((*cycle, cycle[0])))
     return steps
+
+
+def cycles(parents: Mapping[str, Sequence[str]], most: int) -> list[list[str]]:
+    """Return cycles, each from the step that comes first in it, along what each step waits for.
+
+    Args:
+        parents: the steps that each step waits for; those that are no key of it are left out.
+        most: how many are enough.
+    """
+    positions = {name: index for index, name in enumerate(parents)}
+    state: dict[str, int] = {}  # 1: on the way, 2: done
+    result: list[list[str]] = []
+    for root in parents:
+        if root in state:
+            continue
+        way, below = [root], [iter(parents[root])]
+        state[root] = 1
+        while way:
+            for parent in below[-1]:
+                if state.get(parent) == 1 and len(result) < most:
+                    cycle = way[way.index(parent) :]
+                    first = min(range(len(cycle)), key=lambda index: positions[cycle[index]])
+                    result.append(cycle[first:] + cycle[:first])
+                elif parent not in state and parent in parents:
+                    state[parent] = 1
+                    way.append(parent)
+                    below.append(iter(parents[parent]))
+                    break
+            else:
+                state[way.pop()] = 2
+                below.pop()
+    return result
 
 
 def members(steps: Mapping[str, Any], name: str) -> list[str]:
@@ -127,14 +160,3 @@ def groups(steps: Mapping[str, Any]) -> dict[str, list[str]]:
         steps: the resolved config's ``steps``.
     """
     return {name: members(steps, name) for name in named(steps) if name not in steps}
-
-
-def _circle(parents: Mapping[str, Sequence[str]], placed: set[str]) -> list[str]:
-    """Return one circle among the steps that could not be placed: every one of them waits for another such."""
-    path: dict[str, None] = {}
-    step = next(name for name in parents if name not in placed)
-    while step not in path:
-        path[step] = None
-        step = next(name for name in parents[step] if name not in placed)
-    steps = list(path)
-    return [*steps[steps.index(step) :], step]

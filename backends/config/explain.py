@@ -6,74 +6,24 @@ them, and returns what is left when the wrong parts are taken out, so that the o
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from msgspec import UNSET, inspect
 
+from backends.config.findings import Findings
+from backends.config.paths import Path
 from backends.config.schema import INTERNAL
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    Path = tuple[str | int, ...]
-    Report = Callable[[Path, str], None]
-    Hint = Callable[[str, Sequence[str]], str]
+from backends.config.wording import cut, flow, shown
 
 WRONG: Any = object()  # what is left of a value that can't be used
 
 
-def shown(value: object) -> str:
-    """Return how messages speak of a value, cut to a readable length."""
-    if value is None:
-        return "nothing (null)"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        return f"the string {cut(value)!r}"
-    if isinstance(value, (int, float)):
-        return f"the number {cut(str(value))}"
-    return "a list" if isinstance(value, list) else "a mapping"
-
-
-def cut(text: str, length: int = 60) -> str:
-    """Return the beginning of a long text."""
-    return text if len(text) <= length else text[:length] + "…"
-
-
-def flow(value: object) -> str:
-    """Return small plain data as one line of YAML, as a person would write it."""
-    from backends.config import document
-
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {flow(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(flow, value)) + "]"
-    if isinstance(value, str):
-        try:
-            if document.parse_value(f"[{value}]") == [value]:
-                return value
-        except ValueError:
-            pass
-        from backends import wire
-
-        return wire.dumps(value)
-    return shown(value).removeprefix("the number ") if value is not None else "null"
-
-
 class Walk:
-    """One walk over one document.
+    """One walk over one document."""
 
-    Args:
-        report: called with the path and the message of each difference.
-        hint: gets a word and the known ones, and returns `` (did you mean 'x'?)`` or an empty string.
-        is_secret: tells of a path whether its values must not be repeated in a message.
-    """
-
-    def __init__(self, report: Report, hint: Hint, is_secret: Callable[[Path], bool]) -> None:
-        self._report = report
-        self._hint = hint
-        self._is_secret = is_secret
+    def __init__(self, findings: Findings) -> None:
+        self._findings = findings
 
     def value(self, value: Any, kind: inspect.Type, path: Path, example: object = UNSET) -> Any:
         """Return ``value`` without the parts that are not as ``kind`` declares, or ``WRONG`` if nothing is left."""
@@ -98,8 +48,8 @@ class Walk:
             return ["" if item is WRONG else item for item in items]  # all lists are of strings; the others keep their positions
         if isinstance(kind, inspect.LiteralType) and (value not in kind.values or isinstance(value, bool)):
             known = " or ".join(map(str, kind.values))
-            hint = self._hint(value, [str(one) for one in kind.values]) if isinstance(value, str) else ""
-            self._report(path, f"{shown(value)} is not known here{hint or '; write ' + known}")
+            hint = self._findings.did_you_mean(value, [str(one) for one in kind.values]) if isinstance(value, str) else ""
+            self._findings.refuse(path, f"{shown(value)} is not known here{hint or '; write ' + known}")
             return WRONG
         return value
 
@@ -115,25 +65,30 @@ class Walk:
                 kept[key] = left
         for name, field in fields.items():
             if field.required and name not in value:
-                self._report((*path, name), f"missing; add {name}: {_example(field.type)}")
+                self._findings.refuse((*path, name), f"missing; add {name}: {_example(field.type)}")
         # The document itself is looked at even without what it must have; another mapping is of no use then.
         return WRONG if path and any(field.required and name not in kept for name, field in fields.items()) else kept
 
     def _unknown(self, key: str, known: list[str], path: Path) -> None:
-        if self._is_secret((*path, key)):
-            self._report(path, f"a key that is not known here; the keys are {', '.join(known)}")
+        if _is_secret((*path, key)):
+            self._findings.refuse(path, f"a key that is not known here; the keys are {', '.join(known)}")
             return
-        hint = self._hint(key, known) or f"; the keys here are {', '.join(known)}"
-        self._report((*path, key), f"unknown key {cut(key)!r}{hint}")
+        hint = self._findings.did_you_mean(key, known) or f"; the keys here are {', '.join(known)}"
+        self._findings.refuse((*path, key), f"unknown key {cut(key)!r}{hint}")
 
     def _wrong(self, value: Any, kind: inspect.Type, path: Path, example: object) -> Any:
-        if self._is_secret(path):
-            self._report(
+        if _is_secret(path):
+            self._findings.refuse(
                 path, f"expected {named(kind)}; a secret is a reference, never the value itself; write such as {flow(example)}"
             )
             return WRONG
-        self._report(path, f"expected {named(kind)}, got {shown(value)}{_fix(value, kind, example, path)}")
+        self._findings.refuse(path, f"expected {named(kind)}, got {shown(value)}{_fix(value, kind, example, path)}")
         return WRONG
+
+
+def _is_secret(path: Path) -> bool:
+    """Return whether messages must not repeat the value at a path."""
+    return path[:1] == ("secrets",)
 
 
 def _example(kind: inspect.Type) -> str:
@@ -151,7 +106,7 @@ def _kinds(kind: inspect.Type) -> list[inspect.Type]:
 
 
 def _is_kind(value: object, kind: inspect.Type) -> bool:
-    """Tell whether a value is of the outer kind of a type; what it holds is not looked at."""
+    """Return whether a value is of the outer kind of a type; what it holds is not looked at."""
     while isinstance(kind, inspect.Metadata):
         kind = kind.type
     if isinstance(kind, inspect.UnionType):
@@ -237,8 +192,6 @@ _BOOLEANS = {
 
 
 def _argv(text: str) -> list[str]:
-    import shlex
-
     try:
         return shlex.split(text)
     except ValueError:

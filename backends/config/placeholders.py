@@ -1,9 +1,9 @@
 """Placeholders: ``{inputs.x}``, ``{outputs.x}``, ``{args.x}``, ``{STEP.values.a.b}`` and ``{item.x}`` in a step's strings.
 
 A reference is a dotted name between braces: two or more segments of letters, digits, ``_`` and ``-``, the first of
-them with a letter in it; and ``{item}`` alone. ``{{inputs.x}}`` stands for the text ``{inputs.x}``. Every other brace is
-plain text. Nothing
-goes through a shell, and what was put in is never read again: a value that looks like a placeholder stays what it is.
+them with a letter in it; and ``{item}`` alone. ``{{inputs.x}}`` stands for the text ``{inputs.x}``. Every other brace is plain
+text. Nothing goes through a shell, and what was put in is never read again: a value that looks like a placeholder stays what
+it is.
 """
 
 from __future__ import annotations

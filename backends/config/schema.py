@@ -1,18 +1,18 @@
 """The types of a config, and the JSON Schema that editors use, made from the same types.
 
-The types say which keys there are and what kind of value each takes. What is between them (names, references, durations, circles)
-is checked in ``backends.config.resolve``.
+The types say which keys there are and what kind of value each takes. What is between them (names, references, durations, cycles)
+is checked by the passes of ``backends.config.resolve``.
 """
 
 # No `from __future__ import annotations` here: msgspec would have to evaluate every annotation again at each start.
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType, field
 
+from backends.config.shape import KINDS
 from backends.outcome import RETRIABLE
 
-KINDS = ("call", "run", "beam", "spark")
-ROLES = ("orchestrator", "processing", "training")
 INTERNAL = ("resolved", "base", "parents", "gather")  # written by `resolve`, not by people
 MOST_ITEMS = 10_000  # of one `foreach`; what an AWS Batch array job takes
 
@@ -241,8 +241,6 @@ class Config(_Part):
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of a config as people write it."""
-    import msgspec
-
     whole = msgspec.json.schema(Config)
     parts: dict[str, Any] = whole["$defs"]
     for part in parts.values():

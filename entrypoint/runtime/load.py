@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from backends import wire
+from backends.config import shape
 from backends.errors import ConfigError, InfraError, Problem
 
 TYPE_CHECKING = False
@@ -18,22 +19,6 @@ if TYPE_CHECKING:
 
 DEFAULT_FILES = ("/etc/zen-runner/config.yaml", "/etc/zen-runner/config.yml", "/etc/zen-runner/config.json")
 MAX_BYTES = 64 * 1024 * 1024  # of any config, unpacked; what people write is held to less
-
-# What a resolved config has; one that lacks a key is checked in full, which says what is wrong.
-RESOLVED_KEYS = frozenset(
-    ("version", "resolved", "name", "store", "base", "code", "image", "backend", "backends", "secrets", "env", "steps")
-)
-STEP_KEYS = frozenset(
-    (
-        *("args", "inputs", "outputs", "after", "parents", "as", "backend", "image", "resources", "retry", "timeout"),
-        *("grace_period", "cache", "env", "foreach"),
-    )
-)
-RESOURCES = frozenset(("cpu", "memory", "gpu", "gpu_memory", "cuda"))
-RESOURCES_BEFORE = frozenset(("cpu", "memory", "gpu"))  # what stored configs of older versions have
-RETRY = frozenset(("limit", "on", "backoff", "memory_factor"))
-MEMBER = frozenset(("of", "index", "size", "item"))
-_KINDS = ("call", "run", "beam", "spark")
 
 
 class Source:
@@ -117,7 +102,7 @@ def load(
 
 
 def _resolved(data: bytes) -> dict[str, Any] | None:
-    """Return the config if it is a resolved one in full, else None."""
+    """Return the config if it is a resolved one in full, else None, so that the checks say what it lacks."""
     if data[:1] != b"{" or b'"resolved"' not in data:
         return None
     try:
@@ -127,29 +112,26 @@ def _resolved(data: bytes) -> dict[str, Any] | None:
     if not isinstance(config, dict) or config.get("resolved") is not True or config.get("version") != 1:
         return None
     steps = config.get("steps")
-    if config.keys() != RESOLVED_KEYS or not isinstance(steps, dict) or not steps:
+    if config.keys() != shape.CONFIG or not isinstance(steps, dict) or not steps:
         return None
     return config if all(map(_is_resolved_step, steps.values())) else None
 
 
 def _is_resolved_step(step: object) -> bool:
-    """Tell whether a step has the keys and the kinds of value that the supervisor counts on."""
-    if not isinstance(step, dict) or not step.keys() >= STEP_KEYS or len(step) != len(STEP_KEYS) + 1:
+    """Return whether a step has the keys and the kinds of value that the supervisor counts on."""
+    if not isinstance(step, dict) or not step.keys() >= shape.STEP.keys() or len(step) != len(shape.STEP) + 1:
         return False
-    kind = next((kind for kind in _KINDS if kind in step), None)
+    kind = next((kind for kind in shape.KINDS if kind in step), None)
     if kind is None or not (_are_texts(step[kind]) if kind == "run" else isinstance(step[kind], str)):
         return False
-    if not all(isinstance(step[name], dict) for name in ("args", "inputs", "resources", "retry", "env")):
-        return False
+    for key, expected in shape.STEP.items():
+        if not (_are_texts(step[key]) if expected is list else isinstance(step[key], expected)):
+            return False
     if not all(isinstance(source, dict) for source in step["inputs"].values()):
         return False
-    if not all(_are_texts(step[name]) for name in ("outputs", "after", "parents")):
+    if step["foreach"] is not None and step["foreach"].keys() != shape.MEMBER.keys():
         return False
-    if step["foreach"] is not None and not (isinstance(step["foreach"], dict) and step["foreach"].keys() == MEMBER):
-        return False
-    if not all(step[name] is None or isinstance(step[name], int | float) for name in ("timeout", "grace_period")):
-        return False
-    return bool(RESOURCES_BEFORE <= step["resources"].keys() <= RESOURCES and step["retry"].keys() == RETRY)
+    return bool(shape.RESOURCES_BEFORE <= step["resources"].keys() <= shape.RESOURCES and step["retry"].keys() == shape.RETRY)
 
 
 def _are_texts(value: object) -> bool:

@@ -14,6 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends.config import document
+from backends.config.builder import Builder
+from backends.config.events import json_events, yaml_events
 from backends.errors import ConfigError
 from tests.helpers import ROOT
 
@@ -28,7 +30,7 @@ def parser(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 
 def data(text: str | bytes, origin: str = "cfg.yaml") -> Any:
     doc = document.parse(text if isinstance(text, bytes) else text.encode(), origin)
-    assert doc.found == []
+    assert doc.oddities == []
     return doc.data
 
 
@@ -236,7 +238,7 @@ def test_what_is_odd_is_noted_with_its_place_and_the_rest_is_read(parser: str) -
     doc = document.parse(textwrap.dedent(text).encode(), "cfg.yaml")
     assert doc.data["a"] == 1
     assert doc.data["b"] == {"c": 1, "d": 2}
-    assert doc.found == [
+    assert doc.oddities == [
         (("b", "c"), "the key 'c' is already on line 2; remove one of the two", (2, 17)),
         (("a",), "the key 'a' is already on line 1; remove one of the two", (3, 1)),
         (("1",), "the key 1 is not a string; put it in quotes", (4, 1)),
@@ -254,13 +256,13 @@ def test_what_is_odd_in_json_is_noted_with_its_place() -> None:
     text = '{"a": 1,\n "b": {"c": 1,\n  "c": 2},\n "d\\u0000": 1,\n "e": ["\\ud800", 1e999, "\\ud83d\\ude00"]}'
     doc = document.parse(text.encode(), "cfg.json")
     assert doc.data == {"a": 1, "b": {"c": 1}, "e": [None, None, "😀"]}
-    assert [(path, place) for path, _, place in doc.found] == [
+    assert [(path, place) for path, _, place in doc.oddities] == [
         (("b", "c"), (3, 3)),
         (("?",), (4, 2)),
         (("e", 0), (5, 8)),
         (("e", 1), (5, 18)),
     ]
-    assert doc.found[0][1] == "the key 'c' is already on line 2; remove one of the two"
+    assert doc.oddities[0][1] == "the key 'c' is already on line 2; remove one of the two"
 
 
 def test_places(parser: str) -> None:
@@ -302,9 +304,9 @@ def test_json_is_read_as_it_was_written_by_either_reader(value: dict[str, Any]) 
     doc = document.parse(text, "cfg.json")
     places = list(doc.places(_paths(value)).values())
     assert places == sorted(places)
-    assert document._build(document._json_events(text.decode()))[0] == value
+    assert Builder().build(json_events(text.decode())) == value
     # The same again as YAML, which takes in JSON.
-    assert document._build(document._yaml_events("# YAML\n" + text.decode()))[0] == value
+    assert Builder().build(yaml_events("# YAML\n" + text.decode())) == value
 
 
 @settings(deadline=None, max_examples=150)

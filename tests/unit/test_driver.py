@@ -474,7 +474,7 @@ def test_a_store_that_fails_at_the_start_starts_nothing(store: Store, monkeypatc
     assert launcher.started == [] and launcher.closed == 1
 
 
-def test_a_circle_is_refused_before_anything_is_written(store: Store) -> None:
-    with pytest.raises(ConfigError, match="in a circle"):
+def test_a_cycle_is_refused_before_anything_is_written(store: Store) -> None:
+    with pytest.raises(ConfigError, match="in a cycle"):
         go(store, pipeline({"a": ["b"], "b": ["a"]}), Script(store))
     assert records.read_run(store, "r") is None

@@ -181,6 +181,7 @@ WRONG = [
         "steps.s: the item puts braces around {args.n}, which would make it plain text",
     ),
     ("foreach: {of: s, index: 0, size: 1, item: 1}", "steps.s.foreach: expected a list"),
+    ("foreach: {a: .inf}", "steps.s.foreach.a: infinite and undefined numbers have no JSON form"),
 ]
 
 
@@ -201,7 +202,7 @@ def test_what_names_a_foreach_step_is_checked_as_for_any_other() -> None:
           c: {run: ["{a.values.x}"]}
     """)
     assert [line.partition(": ")[2] for line in found] == [
-        "steps.a: steps need each other in a circle: a → c → a; take one of these out of inputs, after or placeholders",
+        "steps.a: steps need each other in a cycle: a → c → a; take one of these out of inputs, after or placeholders",
         "steps.b.inputs.x: step 'a' has no output 'p'; it has o",
         "steps.b.inputs.y: step 'a' has no output '0.o'; it has o",
         "steps.b.after[0]: no step 'a.0'; the other steps are a, c",

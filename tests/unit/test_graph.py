@@ -102,7 +102,7 @@ def test_each_edge_is_looked_at_a_fixed_number_of_times() -> None:
     assert CountingList.looks == 1000
 
 
-def test_a_circle_is_shown() -> None:
+def test_a_cycle_is_shown() -> None:
     with pytest.raises(ConfigError, match="b → c → b"):
         order({"a": [], "b": ["a", "c"], "c": ["b"], "d": ["c"]})
     with pytest.raises(ConfigError, match="a → a"):

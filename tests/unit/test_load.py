@@ -17,7 +17,7 @@ from typing import ClassVar
 import pytest
 
 from backends import wire
-from backends.config import resolve
+from backends.config import resolve, shape
 from backends.errors import ConfigError, InfraError, UsageError
 from entrypoint.runtime import load
 from tests.helpers import ROOT
@@ -281,11 +281,11 @@ def test_the_digest_is_that_of_the_canonical_json() -> None:
 
 
 def test_the_keys_that_a_resolved_config_must_have_are_those_that_resolving_gives() -> None:
-    assert RESOLVED.keys() == load.RESOLVED_KEYS
-    assert RESOLVED["steps"]["hello"].keys() == load.STEP_KEYS | {"run"}
+    assert RESOLVED.keys() == shape.CONFIG
+    assert RESOLVED["steps"]["hello"].keys() == shape.STEP.keys() | {"run"}
 
 
-@pytest.mark.parametrize("missing", sorted(load.RESOLVED_KEYS))
+@pytest.mark.parametrize("missing", sorted(shape.CONFIG))
 def test_a_resolved_config_that_lacks_a_key_is_checked_in_full(missing: str) -> None:
     broken = {key: value for key, value in RESOLVED.items() if key != missing}
     if missing in ("version", "steps", "resolved"):
@@ -296,7 +296,7 @@ def test_a_resolved_config_that_lacks_a_key_is_checked_in_full(missing: str) -> 
         assert _load(wire.dumps(broken).encode())[0].keys() == RESOLVED.keys()
 
 
-@pytest.mark.parametrize("missing", sorted(load.STEP_KEYS | {"run"}))
+@pytest.mark.parametrize("missing", sorted(shape.STEP.keys() | {"run"}))
 def test_a_resolved_step_that_lacks_a_key_is_checked_in_full(missing: str) -> None:
     step = {key: value for key, value in RESOLVED["steps"]["hello"].items() if key != missing}
     text = wire.dumps({**RESOLVED, "steps": {"hello": step}}).encode()
@@ -304,7 +304,7 @@ def test_a_resolved_step_that_lacks_a_key_is_checked_in_full(missing: str) -> No
         with pytest.raises(ConfigError, match="nothing says what the step does"):
             _load(text)
     else:
-        assert _load(text)[0]["steps"]["hello"].keys() == load.STEP_KEYS | {"run"}  # type: ignore[index]
+        assert _load(text)[0]["steps"]["hello"].keys() == shape.STEP.keys() | {"run"}  # type: ignore[index]
 
 
 def test_a_resolved_config_of_an_older_version_is_taken_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

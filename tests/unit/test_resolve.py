@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from backends import base, outcome, registry, wire
-from backends.config import document, resolve
+from backends.config import document, resolve, shape
 from backends.errors import ConfigError
 from entrypoint.runtime import load
 from tests.unit.test_document import PLAIN
@@ -185,7 +185,7 @@ BROKEN = [
     (
         "call: penguins.ingest:run",
         "after: [train]\n    call: penguins.ingest:run",
-        "cfg.yaml:10: steps.ingest: steps need each other in a circle: ingest → train → clean → ingest; "
+        "cfg.yaml:10: steps.ingest: steps need each other in a cycle: ingest → train → clean → ingest; "
         "take one of these out of inputs, after or placeholders",
     ),
     ("backend: laptop", "backend: labtop", "cfg.yaml:3: backend: no orchestrator backend 'labtop' (did you mean 'laptop'?)"),
@@ -287,18 +287,18 @@ def test_without_a_document_problems_have_no_lines() -> None:
         resolve.resolve({"version": 1, "steps": {}}, "/", "x", {})
 
 
-def test_every_circle_is_named_once() -> None:
+def test_every_cycle_is_named_once() -> None:
     steps = {"a": "c", "b": "a", "c": "b", "x": "y", "y": "x", "free": "a"}
     text = "version: 1\nsteps:\n" + "".join(f"  {name}: {{run: [p], after: [{after}]}}\n" for name, after in steps.items())
-    assert [row.partition("circle: ")[2].partition(";")[0] for row in problems(text)] == ["a → c → b → a", "x → y → x"]
+    assert [row.partition("cycle: ")[2].partition(";")[0] for row in problems(text)] == ["a → c → b → a", "x → y → x"]
 
 
-def test_ten_thousand_steps_in_a_row_and_in_a_circle() -> None:
+def test_ten_thousand_steps_in_a_row_and_in_a_cycle() -> None:
     steps = {f"s{n}": {"run": ["p"], "after": [f"s{n - 1}"] if n else []} for n in range(10_000)}
     config = resolve.resolve({"version": 1, "steps": steps}, "/", "x", {})
     assert config["steps"]["s9999"]["parents"] == ["s9998"]
     steps["s0"] = {"run": ["p"], "after": ["s9999"]}
-    with pytest.raises(ConfigError, match="circle"):
+    with pytest.raises(ConfigError, match="cycle"):
         resolve.resolve({"version": 1, "steps": steps}, "/", "x", {})
     wrong = {f"s{n}": {"run": ["p"], "after": [f"t{n}"]} for n in range(10_000)}  # a hint for each would take minutes
     with pytest.raises(ConfigError) as caught:
@@ -449,6 +449,29 @@ def test_the_sample_of_the_documentation() -> None:
     }
     assert config["steps"]["clean"]["as"] == "url"
     assert resolve.resolve(config, "/other", "other", {}) == config
+
+
+def test_what_resolving_writes_has_the_declared_shape_key_by_key() -> None:
+    config = resolved("""\
+        version: 1
+        steps:
+          a: {run: [p], outputs: [o]}
+          b: {call: "m:f", foreach: [1, {k: v}], timeout: 3s}
+          c: {beam: "m:f", inputs: {i: a.o, u: s3://b/k}}
+          d: {spark: "m:f", inputs: {i: {from: a.o}}, retry: {limit: 1}, resources: {cpu: 1}}
+    """)
+    assert config.keys() == shape.CONFIG
+    kinds = []
+    for step in config["steps"].values():
+        kinds += step.keys() - shape.STEP.keys()
+        for key, expected in shape.STEP.items():
+            assert isinstance(step[key], expected), key
+        assert step["resources"].keys() == shape.RESOURCES
+        assert step["retry"].keys() == shape.RETRY
+    assert sorted(kinds) == sorted((*shape.KINDS, "call"))
+    for member in (config["steps"]["b.0"]["foreach"], config["steps"]["b.1"]["foreach"]):
+        assert member.keys() == shape.MEMBER.keys()
+        assert all(isinstance(member[key], expected) for key, expected in shape.MEMBER.items())
 
 
 def test_the_least_that_is_a_config() -> None:
@@ -739,6 +762,7 @@ def test_an_override_changes_one_of_two_aliases() -> None:
             "backends.labtop.args.max_parallel=2",
             "backends.labtop.args.max_parallel: no backend 'labtop' (did you mean 'laptop'?)",
         ),
+        ("steps.train.run.x=y", "steps.train.run.x: steps.train.run is a list of 5; write a position from 0 to 4"),
         ("nmae=x", "nmae: unknown key 'nmae' (did you mean 'name'?)"),
     ],
 )
@@ -746,6 +770,12 @@ def test_overrides_that_are_wrong(override: str, says: str) -> None:
     found = problems(GOOD, override)
     assert len(found) == 1
     assert found[0].startswith(f"--set: {says}")
+
+
+def test_an_override_of_steps_that_are_a_list_says_so() -> None:
+    assert problems("version: 1\nsteps: [{run: [p]}]", "steps.0.cache=true") == [
+        "cfg.yaml:2: steps: expected a mapping, got a list; write such as {hello: {run: [echo, hello]}}"
+    ]
 
 
 def test_another_backend() -> None:

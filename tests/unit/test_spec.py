@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import msgspec
 import pytest
 
-from backends.config import document
+from backends import registry
+from backends.config import document, shape
 from backends.config import schema as spec
 from entrypoint.runtime import load
 from tests.helpers import ROOT
@@ -65,6 +67,17 @@ def accepts(config: Any) -> bool:
 def test_the_schema_is_one() -> None:
     jsonschema.Draft202012Validator.check_schema(spec.schema())
     assert spec.schema()["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+
+
+def test_the_types_have_the_keys_of_the_resolved_shape() -> None:
+    def keys(part: type[msgspec.Struct]) -> set[str]:
+        return {field.encode_name for field in msgspec.structs.fields(part)}
+
+    assert keys(spec.Step) == {*shape.KINDS, *shape.STEP}
+    assert keys(spec.Config) == shape.CONFIG | {"resources", "retry", "timeout", "grace_period", "cache"}
+    assert keys(spec.Resources) == shape.RESOURCES
+    assert keys(spec.Retry) == shape.RETRY
+    assert tuple(spec.schema()["$defs"]["Block"]["properties"]["type"]["enum"]) == registry.ROLES
 
 
 def test_the_sample_is_accepted() -> None:

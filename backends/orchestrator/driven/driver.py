@@ -91,7 +91,7 @@ class _Run:
 
     def drive(self, graph: Graph | None) -> dict[str, Any]:
         parents = {step: spec["parents"] for step, spec in self.steps.items()}
-        order(parents)  # a circle would end the loop early
+        order(parents)  # a cycle would end the loop early
         self.graph = Graph(parents) if graph is None else graph
         begun = time.monotonic()
         head = self._begin()
