@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import USER_PYTHON, config, results, run, write
+from tests.support.configs import config, write
+from tests.support.running import USER_PYTHON, results, run
 
 MIB = 1 << 20
 

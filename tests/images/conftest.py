@@ -13,10 +13,6 @@ from typing import Any
 import docker
 import pytest
 
-from tests.images.build_fixture import beam_image, cpu_image, cuda_image, spark_image
-
-__all__ = ["beam_image", "cpu_image", "cuda_image", "spark_image"]
-
 
 @dataclass
 class Ended:

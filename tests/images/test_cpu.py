@@ -24,8 +24,8 @@ import docker
 import pytest
 
 import backends
-from tests.images.build_fixture import ROOT
 from tests.images.conftest import Ended, Layer
+from tests.support.running import ROOT
 
 # One worker of pytest-xdist, so that the image is built and read once.
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("image")]

@@ -19,9 +19,10 @@ import docker
 import pytest
 
 import backends
-from tests.images.build_fixture import ROOT, build
 from tests.images.conftest import Ended
 from tests.images.test_cpu import step
+from tests.support.images import build
+from tests.support.running import ROOT
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("image")]
 

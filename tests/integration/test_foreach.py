@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import Ended, config, results, run, write
-from tests.images.build_fixture import cpu_image
-
-__all__ = ["cpu_image"]  # a fixture
+from tests.support.configs import config, write
+from tests.support.running import Ended, results, run
 
 WRITE = {"run": ["sh", "-c", 'printf "%s" "$0" > "$ZEN_OUTPUT_OUT"', "{item}"], "outputs": ["out"]}
 READ = 'import os,sys; d=sys.argv[1]; print("read", *(n + "=" + open(os.path.join(d, n)).read() for n in sorted(os.listdir(d))))'

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fake_nvml import GIB, Machine, gpu, mig, mig_uuid, uuid
-from tests.helpers import Ended, config, end, results, run, start, write
+from tests.support.configs import config, write
+from tests.support.fake_nvml import GIB, Machine, gpu, mig, mig_uuid, uuid
+from tests.support.running import Ended, end, results, run, start
+from tests.support.waiting import wait_until
 
 SHOW = ["sh", "-c", 'echo "$CUDA_VISIBLE_DEVICES|$CUDA_DEVICE_ORDER"']
 
@@ -26,13 +27,6 @@ def attempt(machine: Machine, folder: Path, resources: dict[str, Any], env: dict
     """Run the one step to its end."""
     path = one(folder, resources, **step)
     return run("--config", str(path), "--step", "s", cwd=folder, ZEN_RUNNER_RUN_ID="r", **machine.env, **(env or {}))
-
-
-def wait_for(condition: Any, what: str, timeout: float = 30) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {timeout} s"
-        time.sleep(0.02)
 
 
 REFUSALS: list[tuple[str, list[str], dict[str, Any], dict[str, str], list[str]]] = [
@@ -296,12 +290,12 @@ def test_peaks_of_memory_and_utilisation_are_in_the_record(machine: Machine, tmp
     record = tmp_path / "store" / "runs" / "r" / "s" / "1"
     path = one(tmp_path, {"gpu": 2}, run=["sleep", "60"], timeout=60)
     started = start("--config", str(path), "--step", "s", cwd=tmp_path, ZEN_RUNNER_RUN_ID="r", **machine.env)
-    wait_for(lambda: _child(started.pid), "the step")
+    wait_until(lambda: _child(started.pid), subject="the step")
     pid = _child(started.pid)
 
     def looks(lines: list[str], condition: Any) -> None:
         machine.has(*lines)
-        wait_for(lambda: condition(_beat(record)), f"a heartbeat after {lines}")
+        wait_until(lambda: condition(_beat(record)), subject=f"a heartbeat after {lines}")
 
     looks(
         [gpu(0, f"pid={pid}:{30 * GIB}", "pid=1:5", free=40 * GIB, util=90), gpu(1, free=60 * GIB, util=10)],
@@ -401,7 +395,7 @@ def test_a_step_that_waits_for_a_device_can_be_stopped(machine: Machine, tmp_pat
     backend = {"type": "orchestrator", "source": "local", "args": {"max_parallel": 2}}
     path = config(tmp_path, steps=steps, backend=backend, retry={"limit": 0})
     started = start("run", "--config", str(path), "--output", "json", "--run-id", "r", cwd=tmp_path, **machine.env)
-    wait_for(go.exists, "the first step")
+    wait_until(go.exists, subject="the first step")
     os.kill(started.pid, signal.SIGTERM)
     done = end(started)
     assert done.code == 143, done.errors

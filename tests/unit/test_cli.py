@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from backends.store import open_store
 from entrypoint import cli
 from entrypoint.cli.verbs import graph
 from entrypoint.cli.verbs.replay import _docker_run
+from tests.support.waiting import wait_until
 
 PIPELINE = """\
 version: 1
@@ -391,18 +391,11 @@ def slow(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str], str]]:
     run = fresh()
     process = start("run", "-c", "slow.yaml", "--run-id", run, cwd=tmp_path)
     log = tmp_path / f"runs/runs/{run}/wait/1/log/000001.txt"
-    until(lambda: log.exists() and log.read_bytes() == b"began\n")
+    wait_until(lambda: log.exists() and log.read_bytes() == b"began\n")
     yield tmp_path, process, run
     (tmp_path / "go").touch()
     process.terminate()
     process.communicate(timeout=30)
-
-
-def until(true: Any) -> None:
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def status(cwd: Path, *args: str) -> dict[str, Any]:
@@ -477,11 +470,11 @@ def test_submit_status_logs_cancel(tmp_path: Path) -> None:
     assert (submitted.returncode, submitted.stdout) == (0, f"{run}\n"), submitted.stderr
     for verb in ("status", "logs -f", "cancel"):
         assert f"zen-runner {verb} --config slow.yaml {run}\n" in submitted.stderr
-    until(lambda: status(tmp_path)["wait"] == "running")
+    wait_until(lambda: status(tmp_path)["wait"] == "running")
     assert zen("logs", "-c", "slow.yaml", "--step", "wait", cwd=tmp_path).stdout == "began\n"
     assert zen("submit", "-c", "slow.yaml", "--run-id", run, cwd=tmp_path).returncode == 73
     assert zen("cancel", "-c", "slow.yaml", run, cwd=tmp_path).stdout == f"run {run} was asked to stop\n"
-    until(lambda: status(tmp_path)["run"] == "terminated")
+    wait_until(lambda: status(tmp_path)["run"] == "terminated")
     assert zen("cancel", "-c", "slow.yaml", run, cwd=tmp_path).stdout == f"run {run} has ended already: terminated\n"
     assert '"event":"run_finished"' in zen("logs", "-c", "slow.yaml", "--driver", cwd=tmp_path).stdout
 
@@ -503,7 +496,7 @@ def test_following_goes_on_with_the_next_attempt(tmp_path: Path) -> None:
     )
     run = fresh()
     process = start("run", "-c", "retried.yaml", "--run-id", run, cwd=tmp_path)
-    until(lambda: (tmp_path / f"runs/runs/{run}/try/1/claim.json").exists())
+    wait_until(lambda: (tmp_path / f"runs/runs/{run}/try/1/claim.json").exists())
     followers = [start("logs", "--store", "runs", run, "-f", *more, cwd=tmp_path) for more in ((), ("--step", "try"))]
     for follower in followers:  # each reads the first attempt before it may end
         assert follower.stdout is not None and "up" in follower.stdout.readline()

@@ -19,7 +19,7 @@ import pytest
 from backends import errors
 from backends.shipping import ignore, listing
 from backends.shipping.archive import digest, pack, unpack
-from tests import helpers
+from tests.support import running
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
 
@@ -454,7 +454,7 @@ def test_modules_that_hide_the_standard_librarys_are_warned_of(tmp_path: Path) -
 
 def test_the_shipped_example_is_small_and_packs_alike_from_a_copy(tmp_path: Path) -> None:
     example = tmp_path / "penguins"
-    shutil.copytree(helpers.ROOT / "examples/penguins", example, ignore=shutil.ignore_patterns("__pycache__", "runs", ".*"))
+    shutil.copytree(running.ROOT / "examples/penguins", example, ignore=shutil.ignore_patterns("__pycache__", "runs", ".*"))
     receipt = pack(str(example), str(tmp_path / "a.tar.gz"))
     assert receipt["largest"][0]["path"] == "data/penguins.csv"
     assert receipt["bytes"] < 60_000 and receipt["warnings"] == []

@@ -13,14 +13,14 @@ from backends import wire
 from backends.errors import ConfigError
 from backends.orchestrator.docker import OrchestratorDockerBackend
 from backends.orchestrator.docker.render import Renderer
-from tests import helpers
+from tests.support import configs, running
 
 PLAIN = OrchestratorDockerBackend()
 
 
 def resolved(folder: Path, steps: dict[str, Any], **document: Any) -> dict[str, Any]:
-    path = helpers.config(folder, **{"code": None, **document, "steps": steps})
-    ended = helpers.run("resolve", "--config", str(path), "--output", "json", cwd=folder)
+    path = configs.config(folder, **{"code": None, **document, "steps": steps})
+    ended = running.run("resolve", "--config", str(path), "--output", "json", cwd=folder)
     assert ended.code == 0, ended.errors
     config: dict[str, Any] = wire.loads(ended.stdout)
     return config

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from backends.config import document
 from backends.errors import ConfigError
-from tests.helpers import ROOT
+from tests.support.running import ROOT
 
 
 @pytest.fixture(params=["libyaml", "pure Python"])

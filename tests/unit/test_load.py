@@ -20,7 +20,7 @@ from backends import wire
 from backends.config import resolve
 from backends.errors import ConfigError, InfraError, UsageError
 from entrypoint.runtime import load
-from tests.helpers import ROOT
+from tests.support.running import ROOT
 
 TEXT = b"version: 1\nsteps:\n  hello: {run: [echo, hello]}\n"
 RESOLVED = resolve.resolve({"version": 1, "steps": {"hello": {"run": ["echo", "hello"]}}}, "/base", "quick", {})

@@ -12,7 +12,7 @@ import pytest
 from backends.config import document
 from backends.config import schema as spec
 from entrypoint.runtime import load
-from tests.helpers import ROOT
+from tests.support.running import ROOT
 
 SAMPLE = """\
 version: 1

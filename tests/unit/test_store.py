@@ -18,7 +18,7 @@ from backends.errors import ConfigError, InfraError, UsageError
 from backends.store import open_store
 from backends.store.base import check_key
 from backends.store.local import LocalStore
-from tests import store_model
+from tests.support import store_model
 
 StoreMachine = store_model.machine(lambda: open_store(tempfile.mkdtemp(prefix="zen-store-")))
 TestLocalStoreObeysTheModel = StoreMachine.TestCase

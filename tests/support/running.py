@@ -6,12 +6,11 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # The step's Python is one that has nothing of ours: the interpreter that the test environment was made from.
 USER_PYTHON = getattr(sys, "_base_executable", sys.executable)
 
@@ -86,22 +85,6 @@ def end(process: subprocess.Popen[bytes], timeout: float = 60) -> Ended:
     """Wait for a process from ``start``."""
     out, err = process.communicate(timeout=timeout)
     return Ended(process.returncode, out, err)
-
-
-def write(folder: Path, files: dict[str, str] | None = None, **modules: str) -> Path:
-    """Write files by path, and modules by name (``mod_py=…``), and return the folder."""
-    for name, text in [*(files or {}).items(), *((name.removesuffix("_py") + ".py", text) for name, text in modules.items())]:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(text))
-    return folder
-
-
-def config(folder: Path, **document: Any) -> Path:
-    """Write a config as JSON and return its path."""
-    path = folder / "config.json"
-    path.write_text(json.dumps({"version": 1, "store": str(folder / "store"), **document}))
-    return path
 
 
 def results(folder: Path, run_id: str, step: str) -> list[dict[str, Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 MARK = "TEST_MARK"
@@ -25,17 +23,3 @@ def marked(value: object) -> dict[int, str]:
         except OSError:
             continue  # gone, or somebody else's
     return found
-
-
-def wait_until(condition: Callable[[], object], seconds: float = 60, what: str = "it") -> None:
-    """Wait for a condition.
-
-    Args:
-        condition: true when it is met.
-        seconds: how long it may take.
-        what: what is waited for, for the failure.
-    """
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, f"{what} did not come to pass within {seconds:g} s"
-        time.sleep(0.05)

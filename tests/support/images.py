@@ -1,4 +1,4 @@
-"""The images under test, each built once from this checkout, for any suite that imports its fixture."""
+"""The images under test, each built once from this checkout; a plugin that gives every suite their fixtures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.running import ROOT
 
 
 def build(*arguments: str, cwd: Path = ROOT, **env: str) -> str:
