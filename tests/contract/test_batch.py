@@ -61,8 +61,9 @@ class TestBatch(OrchestratorContract):
 
     @pytest.fixture(autouse=True)
     def _platform(self, aws: MotoBatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        self.environ = aws.environment()
-        self.options = {**self.options, "mounts": [str(tmp_path)], "user": f"{os.getuid()}:{os.getgid()}"}
+        options = {**self.options, "mounts": [str(tmp_path)], "user": f"{os.getuid()}:{os.getgid()}"}
+        monkeypatch.setattr(self, "environ", aws.environment())
+        monkeypatch.setattr(self, "options", options)
         monkeypatch.setattr(OrchestratorBatchBackend, "poll_most", 1.0)
         self.aws = aws
         yield

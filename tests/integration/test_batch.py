@@ -88,7 +88,7 @@ class Pipeline:
         return [verb, "--config", str(self.path), "--backend", self.block(**options), "--run-id", "r", *more]
 
     def submit(self, *more: str, **options: Any) -> running.Ended:
-        return running.run(*self.argv("submit", *more, **options), cwd=self.path.parent, timeout=240, **self.environ)
+        return running.run(*self.argv("submit", *more, **options), cwd=self.path.parent, timeout=240, env=self.environ)
 
     def run(self, **options: Any) -> tuple[int, dict[str, Any]]:
         """Submit and wait; return the exit status and the summary."""
@@ -104,7 +104,7 @@ class Pipeline:
         for name, value in self.environ.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(calls, "sleep", lambda seconds: time.sleep(min(seconds, 0.05)))
-        ended = running.run("resolve", "--config", str(self.path), "--output", "json", cwd=self.path.parent, **self.environ)
+        ended = running.run("resolve", "--config", str(self.path), "--output", "json", cwd=self.path.parent, env=self.environ)
         assert ended.code == 0, ended.errors
         backend = OrchestratorBatchBackend(queue=QUEUE)
         backend.poll_first = backend.poll_most = 0.3
@@ -196,7 +196,7 @@ def test_a_users_failure_stops_what_depends_on_it_and_nothing_else(aws: MotoBatc
     assert {step: record["class"] for step, record in summary["steps"].items()} == {"bad": "user", "other": "success"}
     assert summary["skipped"] == {"never": "bad failed", "nor": "bad failed"}
     assert not [key for key in pipeline.objects() if key.startswith(("runs/r/never", "runs/r/nor"))]
-    log = running.run("logs", "r", "--step", "bad", "--store", pipeline.store_url, cwd=tmp_path, **pipeline.environ)
+    log = running.run("logs", "r", "--step", "bad", "--store", pipeline.store_url, cwd=tmp_path, env=pipeline.environ)
     assert log.stdout + log.stderr == b"why\n"
 
 
@@ -248,18 +248,18 @@ def test_a_run_is_cancelled_from_anywhere(aws: MotoBatch, tmp_path: Path) -> Non
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     for _ in range(2):
-        ended = running.run("cancel", "r", "--store", pipeline.store_url, cwd=elsewhere, **pipeline.environ)
+        ended = running.run("cancel", "r", "--store", pipeline.store_url, cwd=elsewhere, env=pipeline.environ)
         assert ended.code == 0, ended.errors
 
     def status() -> dict[str, Any]:
         asked = ("status", "r", "--store", pipeline.store_url, "--output", "json")
-        answer: dict[str, Any] = json.loads(running.run(*asked, cwd=elsewhere, **pipeline.environ).stdout)
+        answer: dict[str, Any] = json.loads(running.run(*asked, cwd=elsewhere, env=pipeline.environ).stdout)
         return answer
 
     wait_until(lambda: "runs/r/long/1/result.json" in pipeline.objects())
     assert status()["state"] == "terminated"
     assert {step: record["class"] for step, record in status()["steps"].items()} == {"long": "terminated", "never": "skipped"}
-    log = running.run("logs", "r", "--step", "long", "--store", pipeline.store_url, cwd=elsewhere, **pipeline.environ)
+    log = running.run("logs", "r", "--step", "long", "--store", pipeline.store_url, cwd=elsewhere, env=pipeline.environ)
     assert log.stdout == b"begun\nasked\n"
 
 
@@ -323,7 +323,7 @@ def test_200_steps_and_what_they_cost(null: MotoBatch, null_proxy: FaultyProxy, 
     assert calls["SubmitJob"] == 200 + 7 * 2, "each layer of 25 is joined by two fan-in jobs, of 20 and 5"
     assert calls["DescribeJobQueues"] == 1 and calls["ListJobs"] == 0
     null_proxy.clear()
-    ended = running.run("status", "r", "--store", pipeline.store_url, cwd=tmp_path, **pipeline.environ)
+    ended = running.run("status", "r", "--store", pipeline.store_url, cwd=tmp_path, env=pipeline.environ)
     assert ended.code == 0 and calls["DescribeJobs"] <= 200 / 100 + 1
 
 

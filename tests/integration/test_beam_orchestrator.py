@@ -75,7 +75,7 @@ def arguments(config: Path, backend: str) -> list[str]:
 def run(config: Path, backend: str, python: str, **env: str) -> tuple[running.Ended, dict[str, Any]]:
     """Run a pipeline; return how it ended and its summary."""
     env = {"ZEN_RUNNER_PYTHON": python, "MARK": str(config.parent), **env}
-    ended = running.run(*arguments(config, backend), cwd=config.parent, timeout=SECONDS, **env)
+    ended = running.run(*arguments(config, backend), cwd=config.parent, timeout=SECONDS, env=env)
     lines = [json.loads(line) for line in ended.stdout.splitlines()]
     assert lines, ended.errors
     return ended, lines[-1]["summary"]

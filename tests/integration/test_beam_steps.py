@@ -99,7 +99,7 @@ def go(path: Path, python: str, *, expect: int = 0, **env: str) -> tuple[running
     folder = path.parent
     ended = running.run(
         "--config", str(path), "--step", "a", "--run-id", "r", cwd=folder, timeout=120,
-        **{"ZEN_RUNNER_PYTHON": python, MARK: str(folder), **env},
+        env={"ZEN_RUNNER_PYTHON": python, MARK: str(folder), **env},
     )  # fmt: skip
     assert ended.code == expect, ended.errors
     assert marked(folder) == {}

@@ -135,7 +135,7 @@ def test_without_a_step_the_whole_pipeline_runs(tmp_path: Path) -> None:
 )
 def test_identity_comes_from_the_platform(tmp_path: Path, variables: dict[str, str], expected: str) -> None:
     path = one(tmp_path, run=[SH, "-c", "echo $ZEN_RUN_ID"])
-    done = run("--config", str(path), "--step", "s", cwd=tmp_path, **variables)
+    done = run("--config", str(path), "--step", "s", cwd=tmp_path, env=variables)
     assert done.stdout.decode().strip() == expected
     assert done.record["run"] == expected
 
@@ -544,8 +544,8 @@ def test_environment_of_the_step(tmp_path: Path) -> None:
     }
     path = str(config(tmp_path, steps=steps))
     extra = {"ZEN_RUNNER_RUN_ID": "r", "TRACEPARENT": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
-    assert run("--config", path, "--step", "a", cwd=tmp_path, **extra).code == 0
-    done = run("--config", path, "--step", "s", cwd=tmp_path, **extra)
+    assert run("--config", path, "--step", "a", cwd=tmp_path, env=extra).code == 0
+    done = run("--config", path, "--step", "s", cwd=tmp_path, env=extra)
     seen = dict(line.split("=", 1) for line in done.stdout.decode().splitlines())
     assert seen["ZEN_RUN_ID"] == "r"
     assert seen["ZEN_STEP"] == "s"

@@ -67,7 +67,7 @@ def arguments(path: Path, **options: Any) -> list[str]:
 
 
 def run(path: Path, options: dict[str, Any] | None = None, **env: str) -> running.Ended:
-    return running.run(*arguments(path, **(options or {})), cwd=path.parent, **env)
+    return running.run(*arguments(path, **(options or {})), cwd=path.parent, env=env)
 
 
 def has_logged(folder: Path, step: str, attempt: int = 1) -> Callable[[], bool]:
@@ -669,7 +669,7 @@ def test_a_bucket_is_the_store_with_the_clients_credentials(tmp_path: Path, engi
 
 # -- process 1 ------------------------------------------------------------------------------------------------------------------
 
-PID_1 = {
+PID_1: dict[str, dict[str, Any]] = {
     "tini": {},
     "zen-runner": {"entrypoint": ["/usr/bin/zen-runner"]},
     "docker --init": {"init": True},

@@ -12,7 +12,7 @@ from tests.support import configs, running
 
 def run(folder: Path, step: dict[str, Any], run_id: str = "r", **env: str) -> running.Ended:
     path = configs.config(folder, code=None, steps={"s": step})
-    return running.run("--config", str(path), cwd=folder, ZEN_RUNNER_STEP="s", ZEN_RUNNER_RUN_ID=run_id, **env)
+    return running.run("--config", str(path), cwd=folder, ZEN_RUNNER_STEP="s", ZEN_RUNNER_RUN_ID=run_id, env=env)
 
 
 SHOW = {

@@ -45,7 +45,7 @@ def test_penguins(tmp_path: Path, aws: MotoBatch, record_property: Any) -> None:
     digest: dict[str, dict[str, str]] = {}
 
     def go(*arguments: str) -> None:
-        ended = running.run(*arguments, "--config", str(path), "--run-id", "r", cwd=tmp_path, timeout=200, **aws.environment())
+        ended = running.run(*arguments, "--config", str(path), "--run-id", "r", cwd=tmp_path, timeout=200, env=aws.environment())
         assert ended.code == 0, ended.errors
 
     for name in ("local", "docker"):

@@ -153,7 +153,8 @@ def test_a_worker_killed_in_mid_job_and_then_all_of_them(tmp_path: Path, cluster
         wait_until(lambda: len(hosts()) == 2, 300, "both workers at work")
         drivers = engine.containers.list(filters={"label": f"zen-runner.store={tmp_path / 'store'}"})
         # Driver, master and executors are one image.
-        assert {one.image.id for one in drivers} == {one.get_wrapped_container().image.id for one in cluster.containers}
+        workers = [one.get_wrapped_container() for one in cluster.containers]
+        assert {one.attrs["Image"] for one in drivers} == {one.attrs["Image"] for one in workers}
         cluster.containers[1].get_wrapped_container().kill(signal.SIGKILL)
         wait_until(lambda: running.results(tmp_path, "r", "a"), 300, "the step's end")
         (record,) = running.results(tmp_path, "r", "a")

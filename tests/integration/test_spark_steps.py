@@ -122,7 +122,7 @@ def go(path: Path, python: str, *, expect: int = 0, name: str = "a", run: str = 
     """Run a step, and return its record in the store."""
     folder = path.parent
     arguments = ("--config", str(path), "--step", name, "--run-id", run)
-    ended = running.run(*arguments, cwd=folder, timeout=300, **environment(folder, python, **env))
+    ended = running.run(*arguments, cwd=folder, timeout=300, env=environment(folder, python, **env))
     assert ended.code == expect, ended.errors
     assert marked(folder) == {}
     (record,) = running.results(folder, run, name)

@@ -233,7 +233,7 @@ def test_what_a_foreach_step_wrote_is_gathered_from_a_bucket(store: Store, tmp_p
     path = tmp_path / "config.json"
     path.write_text(wire.dumps({"version": 1, "store": store.url, "code": None, "steps": steps}))
     aws = {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}
-    done = running.run("run", "--config", str(path), "--run-id", "r", cwd=tmp_path, **aws)
+    done = running.run("run", "--config", str(path), "--run-id", "r", cwd=tmp_path, env=aws)
     assert done.code == 0, done.errors
     numbers = "".join(f"{number}\n" for number in range(20))
     entries = "".join(f"{number:08d}\n" for number in range(20))
@@ -245,7 +245,7 @@ def test_what_a_foreach_step_wrote_is_gathered_from_a_bucket(store: Store, tmp_p
     assert len(found) == 22
     store.put("runs/r/make.7/1/out/dir/x", b"forged")
     aws["ZEN_RUNNER_INPUTS_RUN"] = "r"
-    again = running.run("run", "--config", str(path), "--run-id", "two", "--step", "use", cwd=tmp_path, **aws)
+    again = running.run("run", "--config", str(path), "--run-id", "two", "--step", "use", cwd=tmp_path, env=aws)
     assert (again.code, "make.7/1/out/dir" in again.record["message"]) == (65, True)
 
 

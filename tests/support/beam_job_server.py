@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ def job_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     yield from start_job_server(tmp_path_factory.mktemp("beam"))
 
 
-def start_job_server(folder: Path, **env: str) -> Iterator[str]:
+def start_job_server(folder: Path, **env: str) -> Generator[str]:
     """Start a job server; yield its host and port, and end it.
 
     Args:

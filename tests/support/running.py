@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,14 @@ def argv(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "entrypoint", *arguments]
 
 
-def run(*arguments: str, cwd: Path, stdin: bytes = b"", timeout: float = 60, **env: str) -> Ended:
+def run(
+    *arguments: str,
+    cwd: Path,
+    stdin: bytes = b"",
+    timeout: float = 60,
+    env: Mapping[str, str] | None = None,
+    **variables: str,
+) -> Ended:
     """Run the entrypoint to its end.
 
     Args:
@@ -61,10 +69,10 @@ def run(*arguments: str, cwd: Path, stdin: bytes = b"", timeout: float = 60, **e
         stdin: what it can read.
         timeout: seconds.
         env: added to a small environment.
+        variables: the same, written as keywords.
     """
-    done = subprocess.run(
-        argv(*arguments), cwd=cwd, input=stdin, capture_output=True, env=environment(**env), timeout=timeout, check=False
-    )
+    environ = environment(**{**(env or {}), **variables})
+    done = subprocess.run(argv(*arguments), cwd=cwd, input=stdin, capture_output=True, env=environ, timeout=timeout, check=False)
     return Ended(done.returncode, done.stdout, done.stderr)
 
 

@@ -22,8 +22,8 @@ from backends.store import artifacts, digests, open_store
 from backends.store.base import Store
 
 NAMES = st.sampled_from(["a", "b", "c.txt", "é", "sub dir", ".hidden", "z%"])
-TREES = st.dictionaries(NAMES, st.one_of(st.binary(max_size=20), st.deferred(lambda: TREES)), max_size=4)
 Tree = dict[str, "bytes | Tree"]
+TREES: st.SearchStrategy[Tree] = st.dictionaries(NAMES, st.one_of(st.binary(max_size=20), st.deferred(lambda: TREES)), max_size=4)
 
 
 def write(path: Path, tree: Tree | bytes, order: random.Random | None = None) -> None:
@@ -232,7 +232,8 @@ def test_publishing_from_another_file_system(store: Store, tmp_path: Path) -> No
     other = Path("/dev/shm")
     if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("no second file system here")
-    for name, tree in (("f", b"1"), ("d", {"a": b"1", "e": {}})):
+    trees: dict[str, Tree | bytes] = {"f": b"1", "d": {"a": b"1", "e": {}}}
+    for name, tree in trees.items():
         path = other / f"zen-test-{os.getpid()}-{name}"
         write(path, tree)
         artifact = artifacts.publish(store, f"out/{name}", str(path))

@@ -179,7 +179,7 @@ def test_patterns_match_as_git_matches_them(tmp_path: Path) -> None:
         text = "\n".join(pattern(draw) for _ in range(draw.choice([1, 2, 3, 4])))
         (tmp_path / "rules").write_text(text + "\n")
         expected = set(git(work, "ls-files", "-o", "-z", "-X", "../rules").split("\0")) - {""}
-        assert set(listing._walk(str(work), ignore.parse(text, "rules"), set())) == expected, (seed, text)
+        assert set(listing.walk(str(work), ignore.parse(text, "rules"), set())) == expected, (seed, text)
 
 
 # ------------------------------------------------------------------------------------------------------- links, specials

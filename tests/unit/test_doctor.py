@@ -20,7 +20,7 @@ from entrypoint.cli.doctor import FAIL, NOT_APPLICABLE, OK, WARN, Finding, Place
 def check(name: str, environ: dict[str, str] | None = None, **place: Any) -> Finding:
     """Run one check through the front door."""
     where = Place({**os.environ, **(environ or {})}, **place)
-    [finding] = doctor.examine(where, checks={name: doctor._CHECKS[name]})
+    [finding] = doctor.examine(where, checks={name: doctor.CHECKS[name]})
     return finding
 
 

@@ -31,7 +31,7 @@ def done(document: dict[str, Any]) -> dict[str, Any]:
     found = resolve.resolve(document, "/base", "cfg", {})
     text = wire.dumps(found)
     assert wire.dumps(resolve.resolve(wire.loads(text), "/elsewhere", "other", {"HOME": "/h"})) == text
-    assert load._resolved(text.encode()) == found
+    assert load.read_resolved(text.encode()) == found
     steps: dict[str, Any] = found["steps"]
     assert all(set(step["parents"]) <= set(steps) for step in steps.values())
     return steps
@@ -330,8 +330,8 @@ def test_a_large_group_is_one_row_while_it_runs(tmp_path: Path) -> None:
     try:
         live.report("step_started", step="a.3", attempt=1)
         live.report("step_finished", record={"step": "a.4", "class": "success", "exit_code": 0, "seconds": 1.0})
-        assert list(live._shown(5)) == ["a", "b"]
-        assert live._state("a") == ("running", "38 waiting, 1 running, 1 success")
-        assert live._state("b") == ("waiting", "waiting")
+        assert list(live.shown_units(5)) == ["a", "b"]
+        assert live.state_of("a") == ("running", "38 waiting, 1 running, 1 success")
+        assert live.state_of("b") == ("waiting", "waiting")
     finally:
         live.close()

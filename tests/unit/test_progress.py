@@ -149,7 +149,13 @@ def test_json_keeps_stdout_for_events(store: Store) -> None:
 
 
 def test_report_of_a_success_names_what_was_made(store: Store) -> None:
-    artifact = {"key": "runs/r1/train/1/out/model", "digest": "sha256:0", "size": 13_200, "kind": "file", "files": 1}
+    artifact: dict[str, Any] = {
+        "key": "runs/r1/train/1/out/model",
+        "digest": "sha256:0",
+        "size": 13_200,
+        "kind": "file",
+        "files": 1,
+    }
     good = record("train", outputs={"model": artifact}, values={"accuracy": 0.97, "long": "x" * 500})
     lines = finish(summary(good, resumed=["train"]), config("train"), store, "")
     text = "\n".join(lines)

@@ -59,7 +59,7 @@ class Place:
         return records.read_json(self.store, "runs/r/handle.json") or {}
 
     def zen(self, *words: str, **env: str) -> running.Ended:
-        return running.run(*words, cwd=self.folder, **ENV, **env)
+        return running.run(*words, cwd=self.folder, env={**ENV, **env})
 
     def submit(self, *words: str, **env: str) -> running.Ended:
         return self.zen("submit", "-c", "config.json", "--run-id", "r", *words, **env)
@@ -166,12 +166,13 @@ class TestSubmit:
         def slow(self: Any, config: Any, documents: Any, run_id: str, store: Any, state: Any, save: Any) -> None:
             turns.append(1)
             if len(turns) > 1:
-                return original(self, config, documents, run_id, store, state, save)
+                original(self, config, documents, run_id, store, state, save)
+                return
             save()
             elsewhere = {**place.handle(), "host": "elsewhere"}
             place.store.put("runs/r/handle.json", wire.dumps(elsewhere).encode())
             assert BACKEND.submit(dict(CONFIG), "r", place.store)["number"] == 2
-            return save()
+            save()
 
         CONFIG = config
         monkeypatch.setattr(OrchestratorFakeBackend, "_submit", slow)

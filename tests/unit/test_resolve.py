@@ -847,7 +847,7 @@ def test_resolving_twice_gives_the_same_bytes(config: dict[str, Any]) -> None:
     assert wire.dumps(resolve.resolve(once, "/elsewhere", "other", {"HOME": "/h"})) == text
     assert wire.dumps(resolve.resolve(wire.loads(text), "/elsewhere", "other", {})) == text
     assert load.load(load.Source(text.encode(), "x", "/"), environ={})[0] == once
-    assert load._resolved(text.encode()) is not None
+    assert load.read_resolved(text.encode()) is not None
     assert accepts(config)
 
 

@@ -172,7 +172,7 @@ class TestReceive:
         config = {**config, "code": shipped[0]}
         env = {"ZEN_RUNNER_CONFIG": json.dumps(config), "ZEN_RUNNER_STEP": "a", "TMPDIR": str(tmp_path)}
         shutil.rmtree(tmp_path / "code")
-        ended = running.run(cwd=tmp_path, **env, ZEN_RUNNER_RUN_ID="r1")
+        ended = running.run(cwd=tmp_path, env=env, ZEN_RUNNER_RUN_ID="r1")
         assert ended.code == 0, ended.errors
         assert running.results(tmp_path, "r1", "a")[0]["values"] == {"answer": 42}
         assert json.loads((tmp_path / "store/runs/r1/a/1/replay.json").read_text())["code"] == shipped[0]
@@ -180,7 +180,7 @@ class TestReceive:
         # The cache knows the code by its contents, wherever it lies.
         code(tmp_path)
         config["code"] = str(tmp_path / "code")
-        ended = running.run(cwd=tmp_path, **{**env, "ZEN_RUNNER_CONFIG": json.dumps(config)}, ZEN_RUNNER_RUN_ID="r2")
+        ended = running.run(cwd=tmp_path, env={**env, "ZEN_RUNNER_CONFIG": json.dumps(config)}, ZEN_RUNNER_RUN_ID="r2")
         assert ended.code == 0, ended.errors
         assert running.results(tmp_path, "r2", "a")[0]["cached_from"]["run"] == "r1"
 
