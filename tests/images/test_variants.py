@@ -19,9 +19,7 @@ import docker
 import pytest
 
 import backends
-from tests.images.conftest import Ended
-from tests.images.test_cpu import step
-from tests.support.images import build
+from tests.support.images import Ended, build, step
 from tests.support.running import ROOT
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("image")]

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from backends.errors import ConfigError
 from entrypoint.runtime import load
 
 
@@ -39,3 +42,24 @@ def resolved(steps: Mapping[str, Mapping[str, Any]], /, *, base: str = "/", **do
     whole = {name: {**({} if kinds & set(step) else {"run": ["true"]}), **step} for name, step in steps.items()}
     text = json.dumps({"version": 1, "name": "p", "store": "s3://bucket/prefix", "code": None, **document, "steps": whole})
     return load.load(load.Source(text.encode(), "config.json", base), environ={})[0]
+
+
+def read(text: str, *overrides: str, backend: str | None = None, **environ: str) -> dict[str, Any]:
+    """Return the resolved config of a text.
+
+    Args:
+        text: YAML or JSON.
+        overrides: as for ``--set``.
+        backend: as for ``--backend``.
+        environ: the variables that it may use.
+    """
+    source = load.Source(textwrap.dedent(text).encode(), "cfg.yaml", "/base", "cfg")
+    return load.load(source, overrides=overrides, backend=backend, environ=environ)[0]
+
+
+def problems(text: str, *overrides: str, backend: str | None = None, **environ: str) -> list[str]:
+    """Return what is said against a text, line by line; see ``read``."""
+    with pytest.raises(ConfigError) as caught:
+        read(text, *overrides, backend=backend, **environ)
+    assert caught.value.exit_code == 78
+    return str(caught.value).splitlines()

@@ -15,6 +15,7 @@ import pytest
 from backends.errors import ConfigError
 from entrypoint.cli import doctor
 from entrypoint.cli.doctor import FAIL, NOT_APPLICABLE, OK, WARN, Finding, Place
+from tests.support.configs import resolved
 
 
 def check(name: str, environ: dict[str, str] | None = None, **place: Any) -> Finding:
@@ -25,9 +26,8 @@ def check(name: str, environ: dict[str, str] | None = None, **place: Any) -> Fin
 
 
 def config(**step: Any) -> dict[str, Any]:
-    """Return as much of a resolved config as the checks read."""
-    whole = {"run": ["true"], "resources": {"cpu": None, "memory": None, "gpu": 0}, **step}
-    return {"name": "demo", "backend": {"type": "orchestrator", "source": "local", "args": {}}, "steps": {"train": whole}}
+    """Return the resolved config of one step."""
+    return resolved({"train": step})
 
 
 def script(path: Path, text: str) -> str:
@@ -101,7 +101,7 @@ def test_disk_tells_of_a_temporary_directory_that_is_not_there() -> None:
 
 
 def test_what_the_steps_need(tmp_path: Path) -> None:
-    huge = config(resources={"cpu": None, "memory": 1 << 60, "gpu": 0})
+    huge = config(resources={"memory": 1 << 60})
     assert "step 'train' asks for more memory" in check("cgroup", config=huge).detail
     without_java = {"JAVA_HOME": "", "PATH": str(tmp_path)}
     assert check("jvm", without_java).state == NOT_APPLICABLE
@@ -114,7 +114,7 @@ def test_what_the_steps_need(tmp_path: Path) -> None:
 
 
 def test_gpu_that_a_step_asks_for() -> None:
-    finding = check("gpu", config=config(resources={"cpu": None, "memory": None, "gpu": 1}))
+    finding = check("gpu", config=config(resources={"gpu": 1}))
     if os.path.exists("/dev/nvidia0"):
         assert finding.state == OK
     else:
@@ -125,7 +125,7 @@ def test_gpu_that_a_step_asks_for() -> None:
 def test_engine_is_only_missed_where_it_is_used() -> None:
     nowhere = {"DOCKER_HOST": "unix:///no/such/docker.sock"}
     assert check("engine", nowhere).state == NOT_APPLICABLE
-    docker = {**config(), "backend": {"type": "orchestrator", "source": "docker", "args": {}}}
+    docker = resolved({"train": {}}, backend={"type": "orchestrator", "source": "docker"})
     missed = check("engine", nowhere, config=docker)
     assert (missed.state, bool(missed.fix)) == (FAIL, True)
 

@@ -17,9 +17,8 @@ from backends.store import open_store
 from entrypoint.cli import reporters
 from entrypoint.cli.report import folded, together
 from entrypoint.runtime import load
-from tests.unit.test_document import PLAIN
-from tests.unit.test_resolve import problems, resolved
-from tests.unit.test_spec import accepts
+from tests.support.configs import problems, read
+from tests.support.documents import PLAIN, accepts
 
 
 def config(**steps: Any) -> dict[str, Any]:
@@ -62,7 +61,7 @@ steps:
 
 
 def test_a_step_for_each_item() -> None:
-    steps = resolved(TEXT)["steps"]
+    steps = read(TEXT)["steps"]
     assert list(steps) == ["train.0", "train.1", "first", "compare", "last"]
     one, two = steps["train.0"], steps["train.1"]
     assert one["foreach"] == {"of": "train", "index": 0, "size": 2, "item": {"species": "adelie", "lr": 0.1}}
@@ -83,7 +82,7 @@ def test_a_step_for_each_item() -> None:
 
 
 def test_what_comes_after_waits_for_all_items() -> None:
-    steps = resolved(TEXT)["steps"]
+    steps = read(TEXT)["steps"]
     members = ["train.0", "train.1"]
     gathered = {"models": {"gather": [{"step": name, "output": "model"} for name in members]}}
     assert (steps["compare"]["inputs"], steps["compare"]["parents"]) == (gathered, members)
@@ -118,9 +117,9 @@ def test_items_from_an_arg() -> None:
 
 
 def test_items_and_values_of_options() -> None:
-    assert list(resolved(TEXT, "steps.train.foreach=[{species: x, lr: 3}]")["steps"])[:2] == ["train.0", "first"]
-    text = wire.dumps(resolved(TEXT))
-    assert resolved(text, "steps.train.1.args.lr=9", "steps.train.1.timeout=3")["steps"]["train.1"]["args"]["lr"] == 9
+    assert list(read(TEXT, "steps.train.foreach=[{species: x, lr: 3}]")["steps"])[:2] == ["train.0", "first"]
+    text = wire.dumps(read(TEXT))
+    assert read(text, "steps.train.1.args.lr=9", "steps.train.1.timeout=3")["steps"]["train.1"]["args"]["lr"] == 9
     assert problems(text, "steps.train.7.timeout=3") == [
         "--set: steps.train.7.timeout: no step 'train' (did you mean 'train.1'?)"
     ]
@@ -225,7 +224,7 @@ def test_too_many_items_and_too_many_edges() -> None:
 
 
 def test_a_resolved_config_that_was_tampered_with_is_refused() -> None:
-    text = wire.dumps(resolved(TEXT))
+    text = wire.dumps(read(TEXT))
     for path, value in (("index", 5), ("size", 3), ("of", "x"), ("item", None), ("more", 1)):
         whole = json.loads(text)
         foreach = whole["steps"]["train.1"]["foreach"]

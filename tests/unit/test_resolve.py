@@ -15,8 +15,9 @@ from backends import outcome, registry, wire
 from backends.config import document, resolve
 from backends.errors import ConfigError
 from entrypoint.runtime import load
-from tests.unit.test_document import PLAIN
-from tests.unit.test_spec import SAMPLE, accepts, plain
+from tests.support.configs import problems
+from tests.support.configs import read as resolved
+from tests.support.documents import PLAIN, SAMPLE, accepts, plain
 
 REGISTERED = {
     **registry.BUILTIN,
@@ -38,18 +39,6 @@ def _registered() -> Any:
     registry.load = real
     registry.BUILTIN.clear()
     registry.BUILTIN.update(before)
-
-
-def resolved(text: str, *overrides: str, backend: str | None = None, **environ: str) -> dict[str, Any]:
-    source = load.Source(textwrap.dedent(text).encode(), "cfg.yaml", "/base", "cfg")
-    return load.load(source, overrides=overrides, backend=backend, environ=environ)[0]
-
-
-def problems(text: str, *overrides: str, backend: str | None = None, **environ: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        resolved(text, *overrides, backend=backend, **environ)
-    assert caught.value.exit_code == 78
-    return str(caught.value).splitlines()
 
 
 # -- one thing wrong at a time: a change to this config, and exactly what is said about it ---------------------------

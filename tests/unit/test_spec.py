@@ -9,57 +9,12 @@ from typing import Any
 import jsonschema
 import pytest
 
-from backends.config import document
 from backends.config import schema as spec
 from entrypoint.runtime import load
+from tests.support.documents import SAMPLE, VALIDATOR, accepts, plain
 from tests.support.running import ROOT
 
-SAMPLE = """\
-version: 1
-name: penguins
-store: ./runs
-image: zen-runner:cpu
-code: .
-backend: laptop
-backends:
-  laptop:  {type: orchestrator, source: local, args: {max_parallel: 4}}
-  cluster: {type: orchestrator, source: kubernetes, args: {namespace: ml}}
-  spark:   {type: processing, source: spark, args: {master: "local[*]"}}
-  gpu:     {type: training, source: vertex, args: {project: p, region: europe-west1, accelerator: NVIDIA_TESLA_T4}}
-secrets:
-  API_KEY: {env: API_KEY}
-steps:
-  ingest:
-    call: penguins.ingest:run
-    args: {species: all}
-    outputs: [raw]
-  clean:
-    spark: penguins.clean:run
-    inputs: {raw: ingest.raw}
-    outputs: [table]
-    backend: spark
-  train:
-    run: [python, train.py, --data, "{inputs.table}", --out, "{outputs.model}", --epochs, "{args.epochs}"]
-    inputs: {table: clean.table}
-    args: {epochs: 3}
-    outputs: [model]
-    backend: gpu
-    resources: {cpu: 4, memory: 16Gi, gpu: 1}
-    retry: {limit: 2, on: [infra, oom, terminated], memory_factor: 2}
-    timeout: 2h
-    grace_period: 30s
-"""
-VALIDATOR = jsonschema.Draft202012Validator(spec.schema())
 EXAMPLES = sorted(ROOT.glob("examples/*/*.yaml"))
-
-
-def plain(text: str) -> Any:
-    return document.parse(text.encode(), "cfg.yaml").data
-
-
-def accepts(config: Any) -> bool:
-    """Tell whether the schema accepts a config."""
-    return bool(VALIDATOR.is_valid(config))
 
 
 def test_the_schema_is_one() -> None:
