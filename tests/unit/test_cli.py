@@ -24,6 +24,8 @@ from entrypoint.cli.verbs import VERBS, graph
 from entrypoint.cli.verbs.replay import docker_run
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.processes
+
 PIPELINE = """\
 version: 1
 name: demo

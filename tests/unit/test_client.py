@@ -19,6 +19,8 @@ from backends.store import claims, open_store, records
 from backends.store.base import Store
 from tests.support.configs import resolved
 
+pytestmark = pytest.mark.processes
+
 LOCAL = OrchestratorLocalBackend()
 
 

@@ -72,6 +72,7 @@ def test_everything_ships_where_nothing_decides_and_what_never_ships_does_not(tm
 
 
 @needs_git
+@pytest.mark.processes
 def test_git_decides_in_a_work_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     git(tmp_path, "init", "-q")
     tree(tmp_path, "job/tracked.py", "job/gone.py", "job/forced.log", "elsewhere.py", "job/.venv2/pyvenv.cfg", "job/.venv2/x")
@@ -87,6 +88,7 @@ def test_git_decides_in_a_work_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @needs_git
+@pytest.mark.processes
 def test_a_repository_in_the_repository_ships_by_its_own_rules(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "inner"):
         root.mkdir(exist_ok=True)
@@ -103,6 +105,7 @@ def test_a_repository_in_the_repository_ships_by_its_own_rules(tmp_path: Path) -
 
 
 @needs_git
+@pytest.mark.processes
 def test_a_directory_that_git_ignores_whole_is_an_error_and_not_an_empty_archive(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     (tmp_path / ".gitignore").write_text("build/\n")
@@ -114,6 +117,7 @@ def test_a_directory_that_git_ignores_whole_is_an_error_and_not_an_empty_archive
 
 
 @needs_git
+@pytest.mark.processes
 def test_what_git_says_against_it_reaches_the_user(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     (tmp_path / ".git/config").write_text("[core\n")
@@ -130,6 +134,7 @@ def test_a_checkout_without_git_ships_whole_with_a_warning(tmp_path: Path, monke
 
 
 @needs_git
+@pytest.mark.processes
 def test_zenignore_decides_alone(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     tree(tmp_path, "kept.log", "data/a.csv", "data/keep.csv", "src/b.py", "deep/data/c.csv")
@@ -169,6 +174,7 @@ def pattern(draw: random.Random) -> str:
 
 
 @needs_git
+@pytest.mark.processes
 def test_patterns_match_as_git_matches_them(tmp_path: Path) -> None:
     work = tmp_path / "work"
     for folder in ("", "a/", "b/", "foo/", "a/b/", "foo/a/", "a/foo/b/", "b/b/"):

@@ -36,6 +36,7 @@ def script(path: Path, text: str) -> str:
     return str(path)
 
 
+@pytest.mark.processes
 def test_everything_is_checked_and_nothing_breaks_here(tmp_path: Path) -> None:
     findings = doctor.examine(Place(os.environ, config(), store=str(tmp_path)))
     assert [finding.name for finding in findings] == list(doctor.NAMES)
@@ -44,6 +45,7 @@ def test_everything_is_checked_and_nothing_breaks_here(tmp_path: Path) -> None:
     assert all(finding.fix for finding in findings if finding.state in (WARN, FAIL))
 
 
+@pytest.mark.processes
 def test_python_of_the_user(tmp_path: Path) -> None:
     assert check("python", {"ZEN_RUNNER_PYTHON": sys.executable}).state == OK
     missing = check("python", {"ZEN_RUNNER_PYTHON": "/no/such/python"})
@@ -55,6 +57,7 @@ def test_python_of_the_user(tmp_path: Path) -> None:
         assert check("python", {"ZEN_RUNNER_PYTHON": script(tmp_path / "odd", text)}).state == FAIL
 
 
+@pytest.mark.processes
 def test_engines_of_the_steps(tmp_path: Path) -> None:
     assert check("engines", config=config()).state == NOT_APPLICABLE
     bare = script(tmp_path / "bare", "exit 1")
@@ -100,6 +103,7 @@ def test_disk_tells_of_a_temporary_directory_that_is_not_there() -> None:
     assert finding.fix
 
 
+@pytest.mark.processes
 def test_what_the_steps_need(tmp_path: Path) -> None:
     huge = config(resources={"memory": 1 << 60})
     assert "step 'train' asks for more memory" in check("cgroup", config=huge).detail
@@ -162,6 +166,7 @@ def run(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, env={**os.environ, **environ}, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.processes
 def test_command_line(tmp_path: Path) -> None:
     good = run("--store", str(tmp_path), "--output", "json", ZEN_RUNNER_PYTHON=sys.executable)
     said = json.loads(good.stdout)

@@ -163,12 +163,14 @@ def test_a_hundred_levels_are_read(parser: str) -> None:
 
 
 @pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.large
 def test_bombs_are_refused(name: str) -> None:
     assert "too much in one config: more than 1,000,000 values or 64 MiB of text once its aliases are written out" in refusal(
         BOMBS[name]
     )
 
 
+@pytest.mark.processes
 def test_hostile_documents_stay_within_bounds() -> None:
     """All of them, in a process that may use 512 MiB and a minute: none of them crashes it."""
     program = """
@@ -287,6 +289,7 @@ def test_any_bytes_are_data_or_a_config_error(text: bytes) -> None:
             assert str(error).startswith(origin)
 
 
+@pytest.mark.large
 def test_five_megabytes_are_read() -> None:
     steps = "".join(f"  s{n}: {{run: [echo, '{'x' * 400}']}}\n" for n in range(12_000))
     text = "version: 1\nsteps:\n" + steps

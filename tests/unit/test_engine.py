@@ -59,6 +59,7 @@ def test_a_fault_of_ours_stays_what_it_is() -> None:
         raise requests.ReadTimeout
 
 
+@pytest.mark.processes
 def test_a_missing_package_is_named() -> None:
     code = "import sys; sys.modules['docker'] = None; from backends.orchestrator.docker.engine import connect; connect(1, 1)"
     done: Any = subprocess.run([sys.executable, "-c", code], cwd=running.ROOT, capture_output=True, text=True, check=False)

@@ -240,6 +240,7 @@ def test_a_resolved_config_that_was_tampered_with_is_refused() -> None:
         resolve.resolve(whole, "/", "x", {})
 
 
+@pytest.mark.large
 def test_ten_thousand_items() -> None:
     items = [{"text": "x" * 450, "n": index} for index in range(10_000)]
     make = {"run": ["p", "{item.text}"], "outputs": ["o"], "foreach": items}

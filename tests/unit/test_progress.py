@@ -215,6 +215,7 @@ def test_a_reader_that_has_gone_away_is_no_error() -> None:
         ({"TERM": "", "NO_COLOR": ""}, False, False),
     ],
 )
+@pytest.mark.processes
 def test_terminal(tmp_path: Path, environ: dict[str, str], live: bool, colour: bool) -> None:
     said = on_terminal(
         """

@@ -80,6 +80,7 @@ def problems(block: Any, role: str | None = None) -> list[str]:
 
 
 @given(sample_args)
+@pytest.mark.large
 def test_a_backend_survives_its_config(args: dict[str, Any]) -> None:
     backend = Sample(**args)
     block = backend.to_config()
@@ -278,6 +279,7 @@ def test_other_packages_can_register_but_not_take_over(monkeypatch: pytest.Monke
     assert registry.class_of("orchestrator", "local") is OrchestratorLocalBackend
 
 
+@pytest.mark.processes
 def test_looking_up_a_built_in_name_imports_no_backend_and_no_metadata() -> None:
     code = (
         "import sys; from backends import registry; assert registry.find('orchestrator', 'docker');"

@@ -26,6 +26,8 @@ from entrypoint.runtime import load
 from tests.fake_platform import OrchestratorFakeBackend, Platform
 from tests.support import configs, running
 
+pytestmark = pytest.mark.processes
+
 SOURCE = "tests.fake_platform:OrchestratorFakeBackend"
 ENV = {"PYTHONPATH": str(running.ROOT)}
 

@@ -290,6 +290,7 @@ def test_every_circle_is_named_once() -> None:
     assert [row.partition("circle: ")[2].partition(";")[0] for row in problems(text)] == ["a → c → b → a", "x → y → x"]
 
 
+@pytest.mark.large
 def test_ten_thousand_steps_in_a_row_and_in_a_circle() -> None:
     steps = {f"s{n}": {"run": ["p"], "after": [f"s{n - 1}"] if n else []} for n in range(10_000)}
     config = resolve.resolve({"version": 1, "steps": steps}, "/", "x", {})
@@ -830,6 +831,7 @@ def _plain(value: Any) -> Any:
 
 @settings(deadline=None, max_examples=80)
 @given(configs())
+@pytest.mark.large
 def test_resolving_twice_gives_the_same_bytes(config: dict[str, Any]) -> None:
     once = resolve.resolve(config, "/base", "name", {})
     text = wire.dumps(once)

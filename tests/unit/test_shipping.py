@@ -167,6 +167,7 @@ class TestReceive:
             with pytest.raises(InputError, match="submit the pipeline again"):
                 receive(name, kind, environ)  # type: ignore[arg-type]
 
+    @pytest.mark.processes
     def test_a_step_runs_in_it(self, tmp_path: Path, shipped: tuple[str, LocalStore]) -> None:
         config = resolved(tmp_path, code="code", store="./store", steps={"a": {"call": "mod:run", "cache": True}})
         config = {**config, "code": shipped[0]}

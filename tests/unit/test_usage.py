@@ -132,6 +132,7 @@ def test_the_peak_stays(proc: Machine) -> None:
     assert (tree.rss, tree.rss_peak) == (2 * PAGE, 50 * PAGE)
 
 
+@pytest.mark.large
 def test_the_pause_grows_with_the_machine(proc: Machine) -> None:
     process: Any = SimpleNamespace(pid=100, tree=None)
     proc.has(100, 50, 100)

@@ -113,6 +113,7 @@ def test_a_role_without_spark_names_the_image(role: str) -> None:
         (["--id=1", "--logging_endpoint=x"], {}, "org.zen-runner.beam.boot"),
     ],
 )
+@pytest.mark.processes
 def test_the_front_door_ends_with_76(words: list[str], environ: dict[str, str], said: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "entrypoint", *words],
@@ -128,6 +129,7 @@ def test_the_front_door_ends_with_76(words: list[str], environ: dict[str, str], 
     assert json.loads(record)["class"] == "placement"
 
 
+@pytest.mark.processes
 def test_the_program_takes_the_place_of_the_runner(tmp_path: Path) -> None:
     program = tmp_path / "bin/spark-class"
     program.parent.mkdir()
