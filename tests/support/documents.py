@@ -84,6 +84,11 @@ def plain(text: str) -> Any:
     return document.parse(text.encode(), "cfg.yaml").data
 
 
+def refusals(config: Any) -> list[str]:
+    """Return what the schema has against a config."""
+    return [error.message for error in VALIDATOR.iter_errors(config)]
+
+
 def accepts(config: Any) -> bool:
-    """Tell whether the schema accepts a config."""
+    """Return whether the schema accepts a config."""
     return bool(VALIDATOR.is_valid(config))
