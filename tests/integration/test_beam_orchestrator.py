@@ -14,6 +14,7 @@ import pytest
 
 from tests.support import configs, frameworks, running
 from tests.support.beam_job_server import start_job_server
+from tests.support.processes import mentioning
 from tests.support.waiting import wait_until
 
 SECONDS = 120.0
@@ -29,25 +30,12 @@ def python() -> str:
 def _nothing_is_left(tmp_path: Path) -> Iterator[None]:
     """Fail if a step, or a Beam program of this test, is still there."""
     yield
-    wait_until(lambda: not processes(str(tmp_path)), 10)
-
-
-def processes(mark: str) -> dict[int, str]:
-    """Return the processes, zombies aside, whose command line or environment has a text, and their command lines."""
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes()
-            if mark.encode() in command + (process / "environ").read_bytes() and int(process.name) != os.getpid():
-                found[int(process.name)] = command.replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-    return {pid: command for pid, command in found.items() if command}
+    wait_until(lambda: not mentioning(tmp_path), 10)
 
 
 def beam_programs(folder: Path) -> list[int]:
     """Return the Beam programs of the runs of a test."""
-    return [pid for pid, command in processes(str(folder)).items() if "beam/dag.py" in command]
+    return [pid for pid, command in mentioning(folder).items() if "beam/dag.py" in command]
 
 
 def block(options: dict[str, Any] | None = None, **args: Any) -> str:

@@ -1,7 +1,8 @@
-"""What a run left running, found by a mark in its environment that all its processes inherit."""
+"""What a run left running, found by what all its processes inherit: a mark in their environment, or the test's folder."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 MARK = "TEST_MARK"
@@ -23,3 +24,20 @@ def marked(value: object) -> dict[int, str]:
         except OSError:
             continue  # gone, or somebody else's
     return found
+
+
+def mentioning(folder: Path) -> dict[int, str]:
+    """Return the command lines, by pid, of the others' processes that have a path in their command line or environment.
+
+    Args:
+        folder: the path, such as the test's own.
+    """
+    found = {}
+    for path in Path("/proc").glob("[1-9]*"):
+        try:
+            command = (path / "cmdline").read_bytes()
+            if str(folder).encode() in command + (path / "environ").read_bytes() and int(path.name) != os.getpid():
+                found[int(path.name)] = command.replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue  # gone, or somebody else's
+    return {pid: command for pid, command in found.items() if command}  # a zombie has none
