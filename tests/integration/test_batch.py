@@ -134,9 +134,9 @@ class Pipeline:
         return [job for job in details if self.store_url + "/" in json.dumps(job["container"]["environment"]) or self._mine(job)]
 
     def _mine(self, job: dict[str, Any]) -> bool:
-        from backends.orchestrator.batch.render import prefix
+        from backends.orchestrator.batch.render import prefix_of
 
-        return any(job["jobName"].startswith(prefix(self.store_url, "r", number)) for number in (1, 2, 3))
+        return any(job["jobName"].startswith(prefix_of(self.store_url, "r", number)) for number in (1, 2, 3))
 
 
 def python(code: str) -> list[str]:

@@ -18,7 +18,7 @@ from backends.base import FAILED, RUNNING
 from backends.config import quantities, transport
 from backends.errors import ConfigError, Problem, ZenRunnerError
 from backends.orchestrator.batch.api import DESCRIBED, Client
-from backends.orchestrator.batch.render import EPHEMERAL, FAN_IN_KEY, LOG_GROUP, MOST_TAGS, SHORTEST_TIMEOUT, Renderer, prefix
+from backends.orchestrator.batch.render import EPHEMERAL, FAN_IN_KEY, LOG_GROUP, MOST_TAGS, SHORTEST_TIMEOUT, Renderer, prefix_of
 from backends.orchestrator.batch.states import OVER, Mixed, seen_of
 from backends.orchestrator.remote.backend import OrchestratorRemoteBackend
 from backends.orchestrator.remote.platform import WHOLE, Seen
@@ -197,7 +197,7 @@ class OrchestratorBatchBackend(OrchestratorRemoteBackend):
         save: Callable[[], None],
     ) -> None:
         api = self.api
-        first, prefix = (prefix(config["store"], run_id, number) for number in (1, state["round"]))
+        first, prefix = (prefix_of(config["store"], run_id, number) for number in (1, state["round"]))
         jobs = [document for document in documents if document["api"] == "SubmitJob"]
         ids = api.submitted(self.queue, prefix) if "jobs" in state else {}
         known = state.get("jobs", {})

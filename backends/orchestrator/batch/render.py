@@ -68,7 +68,7 @@ class Renderer:
         self._backend = backend
         self._config = config
         self._run = run_id
-        self._prefix = prefix(config["store"], run_id, 1)
+        self._prefix = prefix_of(config["store"], run_id, 1)
         self._problems: list[Problem] = []
         self._definitions: dict[str, Document] = {}
         self._defined: dict[tuple[Any, ...], str] = {}
@@ -303,7 +303,7 @@ def evaluate_on_exit(retry: Mapping[str, Any], platform: str) -> list[dict[str, 
     return [*rules, {"onReason": "*", "action": "EXIT"}]
 
 
-def prefix(store: str, run_id: str, number: int) -> str:
+def prefix_of(store: str, run_id: str, number: int) -> str:
     """Return what the names of a run's jobs begin with: no other run of any store has it, and no other round of this one."""
     digest = wire.sha256(wire.dumps([store, run_id, number]).encode())[: names.DIGEST]
     return f"{names.fit(names.Rule(63, names.LETTERS + names.DIGITS + '-_', _FIRST, _LAST), run_id)}-{digest}-"
