@@ -6,7 +6,7 @@ ENGINES := .venv-engines
 SOURCES := $(shell find entrypoint backends -name '*.py' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-all lint bench images schema lock clean
+.PHONY: help run quick test test-all lint bench images schema lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ lint: $(VENV)/.dev ## ruff, its formatter and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+quick: $(VENV)/.dev ## the unit tests that start no process: a loop of seconds
+	$(BIN)/python -m pytest -q -n auto -m 'not (processes or large or engine or slow)' tests/unit
 
 test: lint $(ENGINES)/.made ## all tests but the minutes-long ones
 	$(BIN)/python -m pytest -n auto --dist loadgroup -m 'not slow'

@@ -14,6 +14,7 @@ from backends.store.base import Store
 from benchmarks.measure import Figure, ratio
 from tests.emulators.faulty_proxy import faulty_proxy
 from tests.emulators.moto_batch import BUCKET, QUEUE, MotoBatch, moto_batch
+from tests.support.configs import resolved
 
 STEPS, LAYER = 1000, 50
 BATCH_CALLS = ("SubmitJob", "DescribeJobs", "ListJobs", "DescribeJobQueues", "RegisterJobDefinition", "DescribeJobDefinitions")
@@ -21,42 +22,12 @@ BATCH_CALLS = ("SubmitJob", "DescribeJobs", "ListJobs", "DescribeJobQueues", "Re
 
 def pipeline(count: int, store: str, layer: int) -> dict[str, Any]:
     """Return a resolved config of steps in layers; each waits for three of the layer before."""
-    steps = {}
+    steps: dict[str, dict[str, Any]] = {}
     for number in range(count):
         row, place = divmod(number, layer)
         parents = sorted(f"s{(row - 1) * layer + (place + shift) % layer}" for shift in range(3)) if row else []
-        steps[f"s{number}"] = {
-            "run": ["true"],
-            "args": {},
-            "inputs": {},
-            "outputs": [],
-            "after": parents,
-            "parents": parents,
-            "as": "path",
-            "backend": None,
-            "image": "zen-runner:cpu",
-            "resources": {"cpu": None, "memory": None, "gpu": 0},
-            "retry": {"limit": 2, "on": ["infra", "terminated"], "backoff": 1.0, "memory_factor": 1.0},
-            "timeout": None,
-            "grace_period": 30.0,
-            "cache": False,
-            "env": {},
-            "foreach": None,
-        }
-    return {
-        "version": 1,
-        "resolved": True,
-        "name": "many",
-        "store": store,
-        "base": "/",
-        "code": None,
-        "image": "zen-runner:cpu",
-        "backend": {"type": "orchestrator", "source": "batch", "args": {"queue": QUEUE}},
-        "backends": {},
-        "secrets": {},
-        "env": {},
-        "steps": steps,
-    }
+        steps[f"s{number}"] = {"after": parents}
+    return resolved(steps, name="many", store=store)
 
 
 def figures() -> Iterator[Figure]:

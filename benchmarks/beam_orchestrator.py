@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.measure import Figure, ratio, wall
 from benchmarks.start import LAUNCH
-from tests import engines
+from tests.support import frameworks
 
 FEW, MANY = 10, 70
 BARE = """
@@ -39,7 +39,7 @@ def chain(length: int, store: Path) -> str:
 
 def figures() -> Iterator[Figure]:
     """Measure the cost of a step as the difference between a long and a short chain, so that the start doesn't count."""
-    python = engines.python_with("apache_beam")
+    python = frameworks.python_with("apache_beam")
     env = {**os.environ, "ZEN_RUNNER_PYTHON": python}
     with tempfile.TemporaryDirectory() as folder:
         for length in (FEW, MANY):

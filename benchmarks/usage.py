@@ -61,7 +61,7 @@ def measure(workers: int, gpus: int = 0, library: str | None = None) -> tuple[fl
         Path(folder, "config.json").write_text(json.dumps({"version": 1, "store": "./runs", "steps": steps}))
         env = dict(os.environ)
         if library:
-            from tests.fake_nvml import gpu
+            from tests.support.fake_nvml import gpu
 
             Path(folder, "machine").write_text("".join(gpu(number) + "\n" for number in range(gpus)))
             env.update(LD_LIBRARY_PATH=library, FAKE_NVML=f"{folder}/machine")
@@ -99,7 +99,7 @@ def figures() -> Iterator[Figure]:
         yield Figure(f"{what} beside 3,000 other processes", value, "%", BUDGET, detail)
     finally:
         strangers.wait()
-    from tests.fake_nvml import build
+    from tests.support.fake_nvml import build
 
     with tempfile.TemporaryDirectory() as folder:
         value, detail = measure(workers=7, gpus=8, library=str(build(Path(folder))))

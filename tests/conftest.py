@@ -9,13 +9,14 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests import fake_nvml
+from tests.support import fake_nvml
+from tests.support.ci import CI
+
+pytest_plugins = ["tests.support.beam_job_server", "tests.support.images"]
 
 # A loaded machine is no failure: times are the benchmarks' business.
 hypothesis.settings.register_profile("zen-runner", deadline=None)
 hypothesis.settings.load_profile("zen-runner")
-
-CI = os.environ.get("CI") == "true"
 
 
 @functools.cache

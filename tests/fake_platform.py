@@ -26,7 +26,7 @@ from backends.orchestrator.remote.job import Job
 from backends.orchestrator.remote.jobs import JobsBackend
 from backends.platform import WHOLE_RUN, JobStatus, Platform
 from backends.store.base import Store
-from tests import helpers
+from tests.support import running
 
 if TYPE_CHECKING:
     from backends.platform import Document
@@ -87,7 +87,7 @@ class Api:
         subprocess.Popen(
             [sys.executable, "-P", "-m", "tests.fake_platform", str(job)],
             cwd=self.root,
-            env=helpers.environment(PYTHONPATH=str(helpers.ROOT)),
+            env=running.environment(PYTHONPATH=str(running.ROOT)),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -242,10 +242,10 @@ def work(job: Path) -> None:
     while True:
         attempt += 1
         tell(RUNNING, attempt=attempt)
-        env = helpers.environment(**spec["env"], TMPDIR=str(job), PYTHONPATH=str(helpers.ROOT))
+        env = running.environment(**spec["env"], TMPDIR=str(job), PYTHONPATH=str(running.ROOT))
         with open(job / "log", "ab") as log:
             container = job.parent.parent / "container"  # in place of the image's entrypoint
-            argv = ["sh", str(container)] if container.exists() else helpers.argv()
+            argv = ["sh", str(container)] if container.exists() else running.argv()
             process = subprocess.Popen(argv, cwd=job, env=env, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         ended = wait(lambda process=process: process.poll() is not None)  # type: ignore[misc]
         if not ended:

@@ -89,15 +89,15 @@ def list_files(root: str, exclude: Iterable[str], limit: int) -> tuple[list[Entr
     warnings: list[str] = []
     paths: Iterable[str]
     if os.path.lexists(os.path.join(root, IGNORE_FILE)):
-        ignored_by, paths = IGNORE_FILE, _walk(root, _read_rules(root), left_out)
+        ignored_by, paths = IGNORE_FILE, walk(root, _read_rules(root), left_out)
     elif (listed := _git_files(root, warnings)) is not None:
         ignored_by = "git"
         left_out |= {os.path.dirname(path) for path in listed if os.path.basename(path) == "pyvenv.cfg"} - {""}
         paths = (path for path in listed if not _never_ships(path, left_out))
     else:
-        ignored_by, paths = "nothing", _walk(root, [], left_out)
+        ignored_by, paths = "nothing", walk(root, [], left_out)
 
-    if ignored_by == "git" and not listed and any(True for _ in _walk(root, [], left_out)):
+    if ignored_by == "git" and not listed and any(True for _ in walk(root, [], left_out)):
         raise errors.ConfigError(
             f"{root}: git ignores all of it, so nothing would ship; write a {IGNORE_FILE} there, which decides alone "
             "(an empty one ships everything)"
@@ -142,7 +142,7 @@ def _read_rules(root: str) -> list[ignore.Rule]:
         raise errors.ConfigError(f"{path}: can't be read: {error}") from error
 
 
-def _walk(root: str, rules: list[ignore.Rule], left_out: set[str]) -> Iterator[str]:
+def walk(root: str, rules: list[ignore.Rule], left_out: set[str]) -> Iterator[str]:
     """Yield the paths of all files and links below ``root``, without what is ignored and without going in there."""
     waiting = [""]
     while waiting:

@@ -51,7 +51,7 @@ def build_verb(name: str) -> Parser:
     return parser
 
 
-def _verb(argv: Sequence[str]) -> tuple[str, list[str]]:
+def verb_of(argv: Sequence[str]) -> tuple[str, list[str]]:
     """Return the verb and the words after it; without a verb it is ``run``."""
     words = list(argv)
     if words[:1] == ["help"]:
@@ -63,7 +63,16 @@ def _verb(argv: Sequence[str]) -> tuple[str, list[str]]:
     return words[0], words[1:]
 
 
-def _parse(name: str, words: Sequence[str]) -> argparse.Namespace:
+def parse(name: str, words: Sequence[str]) -> argparse.Namespace:
+    """Return the arguments of a verb.
+
+    Args:
+        name: the verb, as it was typed.
+        words: the words after it.
+
+    Raises:
+        UsageError: if the verb or one of its options is unknown.
+    """
     from backends.text import did_you_mean
 
     if name in ("-h", "--help"):
@@ -123,10 +132,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     environ = os.environ
     _mend_streams()
-    name, words = _verb(sys.argv[1:] if argv is None else argv)
+    name, words = verb_of(sys.argv[1:] if argv is None else argv)
     try:
         try:
-            args = _parse(name, words)
+            args = parse(name, words)
             return module_of(name).main(args, environ)
         finally:
             sys.stdout.flush()

@@ -431,7 +431,7 @@ def _init(place: Place) -> Finding:
     return Finding("init", OK, f"PID 1 is {_read('/proc/1/comm') or 'unknown'}")
 
 
-_CHECKS: dict[str, Callable[[Place], Finding]] = {
+CHECKS: dict[str, Callable[[Place], Finding]] = {
     "runner": _runner,
     "python": _python,
     "config": _config,
@@ -448,10 +448,10 @@ _CHECKS: dict[str, Callable[[Place], Finding]] = {
     "engines": _packages,
     "engine": _engine,
 }
-NAMES = tuple(_CHECKS)
+NAMES = tuple(CHECKS)
 
 
-def examine(place: Place, limit: float = LIMIT, checks: Mapping[str, Callable[[Place], Finding]] = _CHECKS) -> list[Finding]:
+def examine(place: Place, limit: float = LIMIT, checks: Mapping[str, Callable[[Place], Finding]] = CHECKS) -> list[Finding]:
     """Run all checks side by side.
 
     Args:

@@ -282,17 +282,17 @@ class Live(Lines):
         line = Text(f"{time.strftime('%H:%M:%S')} {step + '  ' if step else ''}")
         self._show(line.append(text, style=RICH[COLOURS.get(state, "31")]))
 
-    def _shown(self, room: int) -> Iterator[str]:
+    def shown_units(self, room: int) -> Iterator[str]:
         """Yield the steps that the table shows: all if there is room, else what runs, then what failed last."""
         if len(self._units) <= room:
             yield from self._units
             return
-        states = [(name, self._state(name)[0]) for name in self._units]
+        states = [(name, self.state_of(name)[0]) for name in self._units]
         busy = [name for name, state in states if state in (RUNNING, RETRY)]
         failed = [name for name, state in states if state not in (RUNNING, RETRY, WAITING, SKIPPED, outcome.SUCCESS)]
         yield from (busy + failed[::-1])[:room]
 
-    def _state(self, name: str) -> tuple[str, str]:
+    def state_of(self, name: str) -> tuple[str, str]:
         """Return the state of a step, or of all members of a large foreach step, and what to say of it."""
         if name in self._groups:
             return together([self._states[member] for member in self._groups[name]])
@@ -305,8 +305,8 @@ class Live(Lines):
 
         grid = Table.grid(padding=(0, 2))
         now = time.monotonic()
-        for name in self._shown(max(3, self._console.height - 4)):
-            state, note = self._state(name)
+        for name in self.shown_units(max(3, self._console.height - 4)):
+            state, note = self.state_of(name)
             if state == RUNNING and name in self._since:
                 note = f"running {duration(now - self._since[name])}{note.removeprefix('started')}"
             style = RICH[COLOURS.get(state, "31")]

@@ -86,7 +86,7 @@ def load(
     """
     config = None
     if not overrides and backend is None:
-        config = _resolved(source.data)
+        config = read_resolved(source.data)
     if config is None:
         from backends.config import document, resolve
 
@@ -101,7 +101,7 @@ def load(
     return config, wire.sha256(wire.dumps(config).encode("ascii"))
 
 
-def _resolved(data: bytes) -> dict[str, Any] | None:
+def read_resolved(data: bytes) -> dict[str, Any] | None:
     """Return the config if it is a resolved one in full, else None, so that the checks say what it lacks."""
     if data[:1] != b"{" or b'"resolved"' not in data:
         return None

@@ -29,11 +29,11 @@ from backends.base import STATES, BaseBackend, OrchestratorBaseBackend
 from backends.errors import ConfigError, UsageError
 from backends.store import open_store, records
 from backends.store.logs import log_chunks
-from tests import helpers
+from tests.support import configs, running
 from tests.unit.test_arrows import SDKS
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
-ROOT = helpers.ROOT
+ROOT = running.ROOT
 # The same property test runs in every subclass, which hypothesis takes for a mistake.
 inherited = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
 
@@ -207,7 +207,7 @@ class OrchestratorContract(BackendContract):
     def write(self, folder: Path, steps: dict[str, Any]) -> Path:
         """Write a config whose steps are shell commands, and return its path."""
         # assert_nothing_is_left finds the steps by MARK.
-        return helpers.config(
+        return configs.config(
             folder, name="contract", code=None, env={"MARK": str(folder)}, steps=steps, backend=self.block(), **self.document
         )
 
@@ -219,7 +219,7 @@ class OrchestratorContract(BackendContract):
 
     def run(self, config: Path, run_id: str = "r") -> tuple[int, dict[str, Any]]:
         """Run a pipeline; return the exit status and the summary that the last event holds."""
-        ended = helpers.run(*self.arguments_of_run(config, run_id), cwd=config.parent, timeout=self.seconds, **self.environ)
+        ended = running.run(*self.arguments_of_run(config, run_id), cwd=config.parent, timeout=self.seconds, **self.environ)
         return ended.code, _summary(ended)
 
     def test_a_pipeline_passes_artifacts_from_step_to_step(self, tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ class OrchestratorContract(BackendContract):
         step = {"run": ["sh", "-c", '[ "$ZEN_ATTEMPT" = 2 ]'], "retry": {"limit": 3, "on": ["user"], "backoff": 0.01}}
         code, summary = self.run(self.write(tmp_path, {"flaky": step}))
         assert code == 0 and summary["steps"]["flaky"]["attempt"] == 2
-        assert [record["class"] for record in helpers.results(tmp_path, "r", "flaky")] == ["user", "success"]
+        assert [record["class"] for record in running.results(tmp_path, "r", "flaky")] == ["user", "success"]
 
     def test_a_step_that_runs_too_long_is_ended(self, tmp_path: Path) -> None:
         step = {"run": ["sh", "-c", "sleep 300 & wait"], "timeout": 1, "grace_period": 1}
@@ -264,12 +264,12 @@ class OrchestratorContract(BackendContract):
         # Each waits for the other to begin, which shows as its log.
         store = tmp_path / "store" / "runs" / "r"
         steps = {name: {"run": ["sh", "-c", "echo here; sleep 300"]} for name in ("one", "two")}
-        process = helpers.start(*self.arguments_of_run(self.write(tmp_path, steps), "r"), cwd=tmp_path, **self.environ)
+        process = running.start(*self.arguments_of_run(self.write(tmp_path, steps), "r"), cwd=tmp_path, **self.environ)
         try:
             self.wait_until(lambda: all(list(store.glob(f"{name}/1/log/*.txt")) for name in steps))
         finally:
             process.send_signal(signal.SIGTERM)
-            ended = helpers.end(process, self.seconds)
+            ended = running.end(process, self.seconds)
         assert ended.code == 143
 
     def test_a_cancelled_run_ends_its_steps(self, tmp_path: Path) -> None:
@@ -280,12 +280,12 @@ class OrchestratorContract(BackendContract):
                 "never": {"run": ["true"], "after": ["long"]},
             },
         )
-        process = helpers.start(*self.arguments_of_run(config, "r"), cwd=tmp_path, **self.environ)
+        process = running.start(*self.arguments_of_run(config, "r"), cwd=tmp_path, **self.environ)
         try:
             self.wait_until(lambda: bool(list((tmp_path / "store/runs/r/long/1/log").glob("*.txt"))))
         finally:
             process.send_signal(signal.SIGTERM)
-            ended = helpers.end(process, self.seconds)
+            ended = running.end(process, self.seconds)
         summary = _summary(ended)
         assert (ended.code, summary["class"]) == (143, "terminated")
         assert summary["steps"]["long"]["class"] == "terminated" and list(summary["skipped"]) == ["never"]
@@ -315,12 +315,12 @@ class OrchestratorContract(BackendContract):
                 "second": {"run": ["sh", "-c", 'echo begun; [ "$ZEN_ATTEMPT" = 2 ] || sleep 300'], "after": ["first"]},
             },
         )
-        process = helpers.start(*self.arguments_of_run(config, "r"), cwd=tmp_path, **self.environ)
+        process = running.start(*self.arguments_of_run(config, "r"), cwd=tmp_path, **self.environ)
         try:
             self.wait_until(lambda: bool(list((tmp_path / "store/runs/r/second/1/log").glob("*.txt"))))
         finally:
             process.kill()
-            helpers.end(process, self.seconds)
+            running.end(process, self.seconds)
         code, summary = self.run_again(config)
         assert (code, summary["class"], summary["resumed"]) == (0, "success", ["first"])
         assert summary["steps"]["first"]["attempt"] == 1
@@ -333,7 +333,7 @@ class OrchestratorContract(BackendContract):
 
     def submitted(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[OrchestratorBaseBackend, dict[str, Any]]:
         """Submit a pipeline as run ``r``; return the backend and the handle as another process would read it."""
-        for name, value in helpers.environment(**self.environ).items():
+        for name, value in running.environment(**self.environ).items():
             monkeypatch.setenv(name, value)
         resolved = self.resolve(config)
         store = open_store(resolved["store"])
@@ -345,7 +345,7 @@ class OrchestratorContract(BackendContract):
         return backend, wire.loads(wire.dumps(handle))
 
     def resolve(self, config: Path) -> dict[str, Any]:
-        ended = helpers.run("resolve", "--config", str(config), "--output", "json", cwd=config.parent, **self.environ)
+        ended = running.run("resolve", "--config", str(config), "--output", "json", cwd=config.parent, **self.environ)
         assert ended.code == 0, ended.errors
         resolved: dict[str, Any] = wire.loads(ended.stdout)
         return resolved
@@ -409,7 +409,7 @@ class OrchestratorContract(BackendContract):
         list(backend.logs(handle, None, follow=True))  # its driver is gone when this ends
 
 
-def _summary(ended: helpers.Ended) -> dict[str, Any]:
+def _summary(ended: running.Ended) -> dict[str, Any]:
     for line in reversed(ended.stdout.splitlines()):
         event = json.loads(line)
         if event["event"] == "run_finished":

@@ -16,12 +16,9 @@ from backends import wire
 from backends.base import OrchestratorBaseBackend
 from backends.errors import UsageError
 from backends.orchestrator.batch import OrchestratorBatchBackend
-from tests import helpers
 from tests.contract.suite import GOLDEN, OrchestratorContract
 from tests.emulators.moto_batch import QUEUE, MotoBatch, moto_batch
-from tests.images.build_fixture import cpu_image
-
-__all__ = ["cpu_image"]  # a fixture
+from tests.support import running
 
 ARN = "arn:aws:iam::123456789012:role/"
 
@@ -64,8 +61,9 @@ class TestBatch(OrchestratorContract):
 
     @pytest.fixture(autouse=True)
     def _platform(self, aws: MotoBatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        self.environ = aws.environment()
-        self.options = {**self.options, "mounts": [str(tmp_path)], "user": f"{os.getuid()}:{os.getgid()}"}
+        options = {**self.options, "mounts": [str(tmp_path)], "user": f"{os.getuid()}:{os.getgid()}"}
+        monkeypatch.setattr(self, "environ", aws.environment())
+        monkeypatch.setattr(self, "options", options)
         monkeypatch.setattr(OrchestratorBatchBackend, "poll_most", 1.0)
         self.aws = aws
         yield
@@ -136,12 +134,12 @@ class TestBatch(OrchestratorContract):
     def test_cancel_ends_what_a_killed_driver_left(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """There is no driver that could be killed; whoever waits may be, and the run goes on."""
         config = self.write(tmp_path, {"a": {"run": ["sh", "-c", "echo begun; sleep 300"]}})
-        process = helpers.start(*self.arguments_of_run(config, "r"), cwd=tmp_path, **self.environ)
+        process = running.start(*self.arguments_of_run(config, "r"), cwd=tmp_path, **self.environ)
         try:
             self.wait_until(lambda: bool(list((tmp_path / "store/runs/r/a/1/log").glob("*.txt"))))
         finally:
             process.kill()
-            helpers.end(process, self.seconds)
+            running.end(process, self.seconds)
         backend, handle = self.submitted(config, monkeypatch)  # finds the first
         assert backend.status(handle)["state"] == "running"
         self.cancel_and_see(backend, handle)

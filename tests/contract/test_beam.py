@@ -2,52 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import strategies as st
 
 from backends.orchestrator.beam import OrchestratorBeamBackend
-from tests import engines
 from tests.contract.suite import OrchestratorContract
-
-
-@pytest.fixture(scope="module")
-def job_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Beam's own job server, as host and port."""
-    yield from start_job_server(tmp_path_factory.mktemp("beam"))
-
-
-def start_job_server(folder: Path, **env: str) -> Iterator[str]:
-    """Start a job server; yield its host and port, and end it.
-
-    Args:
-        folder: for its files.
-        env: added to the environment that it and its workers have.
-    """
-    port = folder / "port"
-    argv = [engines.python_with("apache_beam"), "-m", "apache_beam.runners.portability.local_job_service_main"]
-    argv += ["-p", "0", "--port_file", str(port), "--staging_dir", str(folder / "staging")]
-    with open(folder / "log", "wb") as log:
-        process = subprocess.Popen(argv, stdout=log, stderr=log, env={**os.environ, **env}, start_new_session=True)
-    try:
-        until = time.monotonic() + 60
-        while not port.exists():
-            assert process.poll() is None and time.monotonic() < until, (folder / "log").read_text()
-            time.sleep(0.05)
-        yield f"localhost:{port.read_text()}"
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        finally:
-            process.kill()
+from tests.support import frameworks
 
 
 class TestBeam(OrchestratorContract):
@@ -81,7 +45,7 @@ class TestBeam(OrchestratorContract):
     def _python(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
         """Give the pipelines' tests a Python with Beam; the others need none."""
         if "tmp_path" in request.fixturenames and "tmp_path" in request.function.__code__.co_varnames:
-            monkeypatch.setattr(type(self), "environ", {"ZEN_RUNNER_PYTHON": engines.python_with("apache_beam")})
+            monkeypatch.setattr(type(self), "environ", {"ZEN_RUNNER_PYTHON": frameworks.python_with("apache_beam")})
 
 
 class TestBeamElsewhere(TestBeam):

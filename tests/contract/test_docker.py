@@ -12,9 +12,6 @@ from hypothesis import strategies as st
 
 from backends.orchestrator.docker import OrchestratorDockerBackend
 from tests.contract.suite import OrchestratorContract
-from tests.images.build_fixture import cpu_image
-
-__all__ = ["cpu_image"]  # a fixture
 
 
 @pytest.mark.engine

@@ -26,7 +26,8 @@ class TestDirect(BackendContract):
     )
 
     def test_its_options_are_flags_of_beams(self) -> None:
-        options = {"temp_location": "/t", "streaming": True, "off": False, "unset": None, "experiments": ["a", "b"], "n": 3}
+        options: dict[str, str | int | float | bool | list[str] | None] = {"temp_location": "/t", "streaming": True, "off": False}
+        options |= {"unset": None, "experiments": ["a", "b"], "n": 3}
         backend = ProcessingDirectBackend(direct_num_workers=2, direct_running_mode="multi_threading", options=options)
         assert backend.get_beam_args("name", "/root") == [
             "--direct_num_workers=2",

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from backends.base import OrchestratorBaseBackend
 from backends.errors import UsageError
-from tests import helpers
 from tests.contract.suite import OrchestratorContract
 from tests.fake_platform import OrchestratorFakeBackend
+from tests.support import running
 
 
 class TestRemote(OrchestratorContract):
@@ -27,7 +27,7 @@ class TestRemote(OrchestratorContract):
             "seen": st.none() | st.lists(st.text()),
         },
     )
-    environ = {"PYTHONPATH": str(helpers.ROOT)}  # noqa: RUF012 - a ClassVar in the base
+    environ = {"PYTHONPATH": str(running.ROOT)}  # noqa: RUF012 - a ClassVar in the base
 
     def assert_nothing_is_left(self, folder: Path) -> None:
         until = time.monotonic() + 5
@@ -66,12 +66,12 @@ class TestRemote(OrchestratorContract):
     def test_cancel_ends_what_a_killed_driver_left(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """There is no driver that could be killed; whoever waits may be, and the run goes on."""
         config = self.write(tmp_path, {"a": {"run": ["sh", "-c", "echo begun; sleep 300"]}})
-        process = helpers.start(*self.arguments_of_run(config, "r"), cwd=tmp_path, **self.environ)
+        process = running.start(*self.arguments_of_run(config, "r"), cwd=tmp_path, **self.environ)
         try:
             self.wait_until(lambda: bool(list((tmp_path / "store/runs/r/a/1/log").glob("*.txt"))))
         finally:
             process.kill()
-            helpers.end(process, self.seconds)
+            running.end(process, self.seconds)
         backend, handle = self.submitted(config, monkeypatch)  # finds the first
         assert backend.status(handle)["state"] == "running"
         self.cancel_and_see(backend, handle)

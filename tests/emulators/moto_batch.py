@@ -21,6 +21,7 @@ import argparse
 import base64
 import contextlib
 import copy
+import datetime
 import gzip
 import json
 import os
@@ -239,7 +240,7 @@ def _matches(rule: dict[str, str], found: dict[str, str]) -> bool:
     )
 
 
-def _retries(strategy: dict[str, Any], attempt: int, found: dict[str, str]) -> bool:
+def retries(strategy: dict[str, Any], attempt: int, found: dict[str, str]) -> bool:
     """Tell whether an attempt that failed is followed by another."""
     if attempt >= strategy.get("attempts", 1):
         return False
@@ -252,7 +253,7 @@ def _retries(strategy: dict[str, Any], attempt: int, found: dict[str, str]) -> b
 def _job_class(url: str, slots: threading.Semaphore, null: bool, seconds_each: float) -> Any:
     from moto.batch import models
 
-    class Job(models.Job):  # type: ignore[misc]
+    class Job(models.Job):
         """A job with what moto's own lacks."""
 
         __module__ = models.__name__  # moto's metaclass reads the service from it
@@ -318,7 +319,7 @@ def _job_class(url: str, slots: threading.Semaphore, null: bool, seconds_each: f
             self.advance()
             if self.depends_on and not self._wait_for_dependencies():
                 return
-            self.job_started_at = models.datetime.now()
+            self.job_started_at = datetime.datetime.now()
             self._start_attempt()
             self._status = "RUNNING"
             time.sleep(seconds_each)
@@ -333,6 +334,7 @@ def _job_class(url: str, slots: threading.Semaphore, null: bool, seconds_each: f
                     if self.stop:
                         self._mark_stopped(success=False)
                         return False
+                    assert isinstance(job, Job)
                     job.over.wait(0.2)
                 if job.status == "FAILED":
                     self.job_stopped_reason = "Dependent Job failed"
@@ -353,7 +355,7 @@ def _job_class(url: str, slots: threading.Semaphore, null: bool, seconds_each: f
                 code = "" if self.exit_code is None else str(self.exit_code)
                 status_reason = "Task failed to start" if self.container is None else "Essential container in task exited"
                 found = {"onExitCode": code, "onReason": self.reason, "onStatusReason": status_reason}
-                self.again = _retries(self.strategy, self.attempt, found)
+                self.again = retries(self.strategy, self.attempt, found)
                 self.job_stopped_reason = status_reason
             if self.again:
                 self._stop_attempt()
@@ -442,8 +444,8 @@ def _check_requests() -> None:
 
         return answer
 
-    BatchResponse.submitjob = checked("SubmitJob", BatchResponse.submitjob)
-    BatchResponse.registerjobdefinition = checked("RegisterJobDefinition", BatchResponse.registerjobdefinition)
+    for name in ("SubmitJob", "RegisterJobDefinition"):
+        setattr(BatchResponse, name.lower(), checked(name, getattr(BatchResponse, name.lower())))
 
 
 def _prepare() -> None:
@@ -456,9 +458,9 @@ def _prepare() -> None:
     role = iam_backends[ACCOUNT]["aws"].create_role("batch", "{}", "/", None, "", [], None)
     backend = batch_backends[ACCOUNT][REGION]
     environment = backend.create_compute_environment("zen", "UNMANAGED", "ENABLED", None, role.arn)  # type: ignore[arg-type]
-    order = [{"order": 1, "computeEnvironment": environment.arn}]
-    backend.create_job_queue(QUEUE, 1, None, "ENABLED", order)
-    backend.create_job_queue("closed-queue", 1, None, "DISABLED", order)
+    order = [{"order": "1", "computeEnvironment": environment.arn}]
+    backend.create_job_queue(QUEUE, "1", None, "ENABLED", order)
+    backend.create_job_queue("closed-queue", "1", None, "DISABLED", order)
 
 
 def serve(null: bool, seconds_each: float, slots: int) -> None:
@@ -483,7 +485,7 @@ def serve(null: bool, seconds_each: float, slots: int) -> None:
 
     server = make_server("127.0.0.1", 0, locked, threaded=True, request_handler=Quiet)
     url = f"http://127.0.0.1:{server.server_port}"
-    models.Job = _job_class(url, threading.Semaphore(slots), null, seconds_each)
+    models.Job = _job_class(url, threading.Semaphore(slots), null, seconds_each)  # type: ignore[misc] # moto makes its jobs of it
     _check_requests()
     _prepare()
     threading.Thread(target=server.serve_forever, daemon=True).start()

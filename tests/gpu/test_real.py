@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import USER_PYTHON, config, results, run, write
+from tests.support.configs import config, write
+from tests.support.running import USER_PYTHON, results, run
 
 MIB = 1 << 20
 
@@ -135,7 +136,7 @@ def test_who_asks_for_none_sees_none(tmp_path: Path) -> None:
 )
 def test_refusals(tmp_path: Path, resources: dict[str, Any], env: dict[str, str], said: str) -> None:
     path = config(tmp_path, steps={"s": {"run": ["true"], "resources": resources}})
-    done = run("--config", str(path), "--step", "s", cwd=tmp_path, **env)
+    done = run("--config", str(path), "--step", "s", cwd=tmp_path, env=env)
     assert (done.code, done.record["class"]) == (76, "placement"), done.errors
     assert said in done.record["message"]
 

@@ -7,33 +7,12 @@ import json
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import docker
 import pytest
 
-from tests.images.build_fixture import beam_image, cpu_image, cuda_image, spark_image
-
-__all__ = ["beam_image", "cpu_image", "cuda_image", "spark_image"]
-
-
-@dataclass
-class Ended:
-    """How a container ended."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
-@dataclass
-class Layer:
-    """One layer of an image: its tar archive, and that archive's members and files by path."""
-
-    blob: bytes
-    members: dict[str, tarfile.TarInfo]
-    files: dict[str, bytes]
+from tests.support.images import Ended, Layer
 
 
 @pytest.fixture(scope="session")

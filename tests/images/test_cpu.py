@@ -24,8 +24,8 @@ import docker
 import pytest
 
 import backends
-from tests.images.build_fixture import ROOT
-from tests.images.conftest import Ended, Layer
+from tests.support.images import Ended, Layer, step
+from tests.support.running import ROOT
 
 # One worker of pytest-xdist, so that the image is built and read once.
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("image")]
@@ -33,12 +33,6 @@ pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("image")]
 LIB = "opt/zen-runner/lib"
 Saved = tuple[dict[str, Any], list[Layer]]
 Run = Callable[..., Ended]
-
-
-def step(*argv: str) -> dict[str, Any]:
-    """Return the SDK's options for a container that runs one step."""
-    document = {"version": 1, "store": "/tmp/store", "code": None, "steps": {"only": {"run": list(argv)}}}
-    return {"environment": {"ZEN_RUNNER_CONFIG": json.dumps(document), "ZEN_RUNNER_STEP": "only"}}
 
 
 # Who it runs as

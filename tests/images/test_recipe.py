@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from tests.images.build_fixture import ROOT
+from tests.support.running import ROOT
 
 LOCKS = ("cpu", "beam", "spark", "build", "cuda")
 VARIANTS = ("cpu", "beam", "spark", "cuda")

@@ -19,9 +19,8 @@ import docker
 import pytest
 
 import backends
-from tests.images.build_fixture import ROOT, build
-from tests.images.conftest import Ended
-from tests.images.test_cpu import step
+from tests.support.images import Ended, build, step
+from tests.support.running import ROOT
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("image")]
 
@@ -33,7 +32,7 @@ COMPILERS = {"cc", "c++", "gcc", "g++", "clang", "cpp", "ld", "as", "make", "nvc
 TRUSTED = re.compile(r"(certifi/cacert\.pem|httplib2/cacerts\.txt|_credentials/roots\.pem|pyarrow/libarrow_flight\.so\.\d+)$")
 # A certificate or key, and not the marker alone, which their parsers hold.
 SECRETS = (b"-----BEGIN CERTIFICATE-----\nMII", b"PRIVATE KEY-----\nMI", b"/run/secrets/ca", b"/run/secrets/pip")
-RESTRICTED = {
+RESTRICTED: dict[str, Any] = {
     "user": "12345:54321",
     "read_only": True,
     "tmpfs": {"/tmp": ""},
@@ -417,7 +416,7 @@ class Cluster:
 @pytest.fixture
 def cluster(engine: docker.DockerClient, spark_image: str) -> Iterator[Cluster]:
     network = engine.networks.create(f"zen-runner-test-{uuid.uuid4().hex}")
-    made = Cluster(engine, spark_image, network.name)
+    made = Cluster(engine, spark_image, str(network.name))
     try:
         yield made
     finally:

@@ -6,17 +6,16 @@ import json
 import os
 import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests import engines, helpers
-from tests.contract.test_beam import job_server, start_job_server
-
-__all__ = ["job_server"]  # a fixture
+from tests.support import configs, frameworks, running
+from tests.support.beam_job_server import start_job_server
+from tests.support.processes import mentioning
+from tests.support.waiting import wait_until
 
 SECONDS = 120.0
 PROGRAM = [sys.executable, "-P", "-m", "entrypoint"]
@@ -24,39 +23,19 @@ PROGRAM = [sys.executable, "-P", "-m", "entrypoint"]
 
 @pytest.fixture
 def python() -> str:
-    return engines.python_with("apache_beam")
+    return frameworks.python_with("apache_beam")
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left(tmp_path: Path) -> Iterator[None]:
     """Fail if a step, or a Beam program of this test, is still there."""
     yield
-    wait_until(lambda: not processes(str(tmp_path)), 10)
-
-
-def processes(mark: str) -> dict[int, str]:
-    """Return the processes, zombies aside, whose command line or environment has a text, and their command lines."""
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes()
-            if mark.encode() in command + (process / "environ").read_bytes() and int(process.name) != os.getpid():
-                found[int(process.name)] = command.replace(b"\0", b" ").decode()
-        except OSError:
-            continue
-    return {pid: command for pid, command in found.items() if command}
+    wait_until(lambda: not mentioning(tmp_path), 10)
 
 
 def beam_programs(folder: Path) -> list[int]:
     """Return the Beam programs of the runs of a test."""
-    return [pid for pid, command in processes(str(folder)).items() if "beam/dag.py" in command]
-
-
-def wait_until(condition: Callable[[], object], seconds: float = SECONDS) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come to pass"
-        time.sleep(0.02)
+    return [pid for pid, command in mentioning(folder).items() if "beam/dag.py" in command]
 
 
 def block(options: dict[str, Any] | None = None, **args: Any) -> str:
@@ -74,17 +53,17 @@ def shell(script: str, **keys: Any) -> dict[str, Any]:
 
 
 def write(folder: Path, steps: dict[str, Any], **document: Any) -> Path:
-    return helpers.config(folder, **{"name": "beam", "code": None, "env": {"MARK": str(folder)}, "steps": steps, **document})
+    return configs.config(folder, **{"name": "beam", "code": None, "env": {"MARK": str(folder)}, "steps": steps, **document})
 
 
 def arguments(config: Path, backend: str) -> list[str]:
     return ["run", "--config", str(config), "--run-id", "r", "--backend", backend, "--output", "json"]
 
 
-def run(config: Path, backend: str, python: str, **env: str) -> tuple[helpers.Ended, dict[str, Any]]:
+def run(config: Path, backend: str, python: str, **env: str) -> tuple[running.Ended, dict[str, Any]]:
     """Run a pipeline; return how it ended and its summary."""
     env = {"ZEN_RUNNER_PYTHON": python, "MARK": str(config.parent), **env}
-    ended = helpers.run(*arguments(config, backend), cwd=config.parent, timeout=SECONDS, **env)
+    ended = running.run(*arguments(config, backend), cwd=config.parent, timeout=SECONDS, env=env)
     lines = [json.loads(line) for line in ended.stdout.splitlines()]
     assert lines, ended.errors
     return ended, lines[-1]["summary"]
@@ -147,7 +126,7 @@ def test_a_pardo_retries_as_the_policy_says(tmp_path: Path, python: str, job_ser
 
 
 def test_workers_of_their_own_get_the_shipped_code(tmp_path: Path, python: str, job_server: str) -> None:
-    helpers.write(tmp_path / "code", mod_py="def f(n):\n    return {'twice': 2 * n}\n")
+    configs.write(tmp_path / "code", mod_py="def f(n):\n    return {'twice': 2 * n}\n")
     steps = {
         "f": {"call": "mod:f", "args": {"n": 21}},
         "g": shell('[ "$0" = 42 ]', after=["f"]),
@@ -168,7 +147,7 @@ def test_workers_of_their_own_get_the_shipped_code(tmp_path: Path, python: str, 
 
 def test_a_store_that_workers_cannot_see_is_refused(tmp_path: Path, python: str) -> None:
     backend = block({"job_endpoint": "localhost:1"}, runner="PortableRunner")
-    ended = helpers.run(*arguments(write(tmp_path, FORK), backend), cwd=tmp_path, ZEN_RUNNER_PYTHON=python)
+    ended = running.run(*arguments(write(tmp_path, FORK), backend), cwd=tmp_path, ZEN_RUNNER_PYTHON=python)
     assert ended.code == 78 and "a directory of this machine" in ended.errors
 
 
@@ -200,12 +179,12 @@ def test_a_run_whose_beam_is_killed_ends_as_infra(
 ) -> None:
     backend = block() if where == "here" else elsewhere(request.getfixturevalue("job_server"))
     env = {"ZEN_RUNNER_PYTHON": python, "MARK": str(tmp_path)}
-    process = helpers.start(*arguments(write(tmp_path, LONG), backend), cwd=tmp_path, **env)
+    process = running.start(*arguments(write(tmp_path, LONG), backend), cwd=tmp_path, **env)
     try:
-        wait_until(lambda: begun(tmp_path, "long"))
+        wait_until(lambda: begun(tmp_path, "long"), SECONDS)
         (program,) = beam_programs(tmp_path)
         os.kill(program, signal.SIGKILL)
-        ended = helpers.end(process, SECONDS)
+        ended = running.end(process, SECONDS)
     finally:
         process.kill()
     summary = json.loads(ended.stdout.splitlines()[-1])["summary"]
@@ -222,13 +201,13 @@ def test_beam_ends_with_a_killed_driver(tmp_path: Path, python: str, where: str,
     env = {"ZEN_RUNNER_PYTHON": python, "MARK": str(tmp_path), "TMPDIR": str(scratch)}
     step = shell('echo begun; [ "$ZEN_ATTEMPT" = 2 ] || sleep 300', grace_period=2)
     config = write(tmp_path, {"first": shell("true"), "second": {**step, "after": ["first"]}})
-    process = helpers.start(*arguments(config, backend), cwd=tmp_path, **env)
+    process = running.start(*arguments(config, backend), cwd=tmp_path, **env)
     try:
-        wait_until(lambda: begun(tmp_path, "second"))
+        wait_until(lambda: begun(tmp_path, "second"), SECONDS)
         assert beam_programs(tmp_path)
     finally:
         process.kill()
-        helpers.end(process, SECONDS)
+        running.end(process, SECONDS)
     wait_until(lambda: not beam_programs(tmp_path), 10)
     assert list(scratch.glob("zen-beam-*")) == [] and list(Path("/tmp").glob(f"zen-beam-*/{tmp_path.name}")) == []
     ended, summary = run(config, backend, python=python, TMPDIR=str(scratch))
@@ -242,20 +221,20 @@ def test_sigterm_while_beam_is_on_its_way_cancels(
 ) -> None:
     backend = block() if where == "here" else elsewhere(request.getfixturevalue("job_server"))
     env = {"ZEN_RUNNER_PYTHON": python, "MARK": str(tmp_path)}
-    process = helpers.start(*arguments(write(tmp_path, LONG), backend), cwd=tmp_path, **env)
+    process = running.start(*arguments(write(tmp_path, LONG), backend), cwd=tmp_path, **env)
     try:
-        wait_until(lambda: beam_programs(tmp_path))  # it imports Beam, which takes seconds
+        wait_until(lambda: beam_programs(tmp_path), SECONDS)  # it imports Beam, which takes seconds
         process.send_signal(signal.SIGTERM)
-        ended = helpers.end(process, SECONDS)
+        ended = running.end(process, SECONDS)
     finally:
         process.kill()
     assert ended.code == 143, ended.errors
 
 
 def test_a_python_without_beam_is_the_wrong_place(tmp_path: Path) -> None:
-    ended = helpers.run(*arguments(write(tmp_path, FORK), block()), cwd=tmp_path)
+    ended = running.run(*arguments(write(tmp_path, FORK), block()), cwd=tmp_path)
     assert ended.code == 76 and ended.record["class"] == "placement"
-    for part in ("Apache Beam is not installed for", helpers.USER_PYTHON, "pip install apache-beam", "zen-runner:beam"):
+    for part in ("Apache Beam is not installed for", running.USER_PYTHON, "pip install apache-beam", "zen-runner:beam"):
         assert part in ended.record["message"]
 
 
@@ -270,7 +249,7 @@ def test_a_python_without_beam_is_the_wrong_place(tmp_path: Path) -> None:
 )
 def test_what_beam_does_not_take_is_one_clear_error(tmp_path: Path, python: str, args: dict[str, Any], complaint: str) -> None:
     config = write(tmp_path, FORK)
-    ended = helpers.run(*arguments(config, block(**args)), cwd=tmp_path, ZEN_RUNNER_PYTHON=python, MARK=str(tmp_path))
+    ended = running.run(*arguments(config, block(**args)), cwd=tmp_path, ZEN_RUNNER_PYTHON=python, MARK=str(tmp_path))
     assert ended.code == 78 and complaint in ended.record["message"]
     assert len(ended.errors.splitlines()) == 2  # the error and the last words
 
@@ -279,8 +258,8 @@ def test_penguins_give_the_same_digests_as_local(tmp_path: Path, python: str) ->
     digests = []
     for backend in ("local", "beam"):
         store = tmp_path / backend
-        words = ["--config", str(helpers.ROOT / "examples/penguins/pipeline.yaml"), "--set", f"store={store}", "--run-id", "r"]
-        ended = helpers.run("run", *words, "--backend", backend, cwd=tmp_path, timeout=SECONDS, ZEN_RUNNER_PYTHON=python)
+        words = ["--config", str(running.ROOT / "examples/penguins/pipeline.yaml"), "--set", f"store={store}", "--run-id", "r"]
+        ended = running.run("run", *words, "--backend", backend, cwd=tmp_path, timeout=SECONDS, ZEN_RUNNER_PYTHON=python)
         assert ended.code == 0, ended.errors
         records = [json.loads(path.read_text()) for path in sorted(store.glob("runs/r/*/1/result.json"))]
         digests.append({(record["step"], name): made["digest"] for record in records for name, made in record["outputs"].items()})
@@ -300,18 +279,18 @@ def test_three_hundred_steps(tmp_path: Path, python: str, shape: str) -> None:
 
 def test_a_beam_that_does_not_start_is_given_up(tmp_path: Path, python: str) -> None:
     env = {"ZEN_RUNNER_PYTHON": python, "MARK": str(tmp_path)}
-    process = helpers.start(*arguments(write(tmp_path, LONG), block(startup_timeout=2.0)), cwd=tmp_path, **env)
+    process = running.start(*arguments(write(tmp_path, LONG), block(startup_timeout=2.0)), cwd=tmp_path, **env)
     try:
-        wait_until(lambda: beam_programs(tmp_path))
+        wait_until(lambda: beam_programs(tmp_path), SECONDS)
         os.kill(beam_programs(tmp_path)[0], signal.SIGSTOP)
-        ended = helpers.end(process, SECONDS)
+        ended = running.end(process, SECONDS)
     finally:
         process.kill()
     assert ended.code == 69 and "was not ready after 2 s" in ended.record["message"]
 
 
 def test_a_runner_that_never_begins_a_step_is_given_up(tmp_path: Path, python: str) -> None:
-    helpers.write(
+    configs.write(
         tmp_path,
         never_py="""
         import time
@@ -346,13 +325,13 @@ def test_workers_take_code_and_config_from_a_bucket(tmp_path: Path, python: str)
         }
         keys = {"aws_access_key_id": "id", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
         boto3.client("s3", endpoint_url=cloud["AWS_ENDPOINT_URL"], **keys).create_bucket(Bucket="beam-bucket")
-        helpers.write(tmp_path / "code", mod_py="def f(out):\n    out.write_text('from a worker')\n")
+        configs.write(tmp_path / "code", mod_py="def f(out):\n    out.write_text('from a worker')\n")
         steps = {
             "f": {"call": "mod:f", "outputs": ["out"]},
             "g": shell('[ "$(cat "$ZEN_INPUT_TEXT")" = "from a worker" ]', inputs={"text": "f.out"}),
         }
         config = write(tmp_path, steps, code=str(tmp_path / "code"), store="s3://beam-bucket/prefix")
-        worker_environ = {**helpers.environment(ZEN_RUNNER_PYTHON=python), **cloud}
+        worker_environ = {**running.environment(ZEN_RUNNER_PYTHON=python), **cloud}
         jobs = start_job_server(tmp_path, **worker_environ)
         options = {
             "job_endpoint": next(jobs),

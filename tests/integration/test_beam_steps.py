@@ -14,12 +14,10 @@ from typing import Any
 
 import pytest
 
-from tests import helpers
-from tests.engines import python_with
-from tests.images.build_fixture import beam_image
-from tests.processes import MARK, marked, wait_until
-
-__all__ = ["beam_image"]  # a fixture
+from tests.support import configs, running
+from tests.support.frameworks import python_with
+from tests.support.processes import MARK, marked
+from tests.support.waiting import wait_until
 
 PIPELINES = """
     import os, sys, time
@@ -90,22 +88,22 @@ def python() -> str:
 
 def pipeline(folder: Path, function: str, _options: dict[str, Any] | None = None, /, **step: Any) -> Path:
     """Write a config of one step, ``a``, and return its path."""
-    helpers.write(folder, pipelines_py=PIPELINES)
+    configs.write(folder, pipelines_py=PIPELINES)
     block = {"type": "processing", "source": "direct", "args": _options or {}}
     one = {"beam": f"pipelines:{function}", "backend": block, **step}
-    return helpers.config(folder, code=str(folder), retry={"limit": 0}, steps={"a": one})
+    return configs.config(folder, code=str(folder), retry={"limit": 0}, steps={"a": one})
 
 
-def go(path: Path, python: str, *, expect: int = 0, **env: str) -> tuple[helpers.Ended, dict[str, Any]]:
+def go(path: Path, python: str, *, expect: int = 0, **env: str) -> tuple[running.Ended, dict[str, Any]]:
     """Run step ``a`` and return how it ended, and its record in the store."""
     folder = path.parent
-    ended = helpers.run(
+    ended = running.run(
         "--config", str(path), "--step", "a", "--run-id", "r", cwd=folder, timeout=120,
-        **{"ZEN_RUNNER_PYTHON": python, MARK: str(folder), **env},
+        env={"ZEN_RUNNER_PYTHON": python, MARK: str(folder), **env},
     )  # fmt: skip
     assert ended.code == expect, ended.errors
     assert marked(folder) == {}
-    (record,) = helpers.results(folder, "r", "a")
+    (record,) = running.results(folder, "r", "a")
     return ended, record
 
 
@@ -188,7 +186,7 @@ def test_gathered_inputs_are_a_list_of_urls(tmp_path: Path, python: str) -> None
         "outputs": ["out"],
     }
     path.write_text(json.dumps(document))
-    ended = helpers.run("--config", str(path), "--run-id", "r", cwd=tmp_path, timeout=120, ZEN_RUNNER_PYTHON=python)
+    ended = running.run("--config", str(path), "--run-id", "r", cwd=tmp_path, timeout=120, ZEN_RUNNER_PYTHON=python)
     assert ended.code == 0, ended.errors
     assert sorted(lines(tmp_path, "all")) == ["x", "y", "z"]
 
@@ -206,7 +204,7 @@ def test_beams_own_wordcount_runs_unmodified(tmp_path: Path, python: str) -> Non
         "outputs": ["counts"],
         "backend": {"type": "processing", "source": "direct", "args": {"options": {"no_such_option": "seen"}}},
     }
-    ended, record = go(helpers.config(tmp_path, code=None, steps={"a": step}), python)
+    ended, record = go(configs.config(tmp_path, code=None, steps={"a": step}), python)
     assert {"fish:", "4", "blue:"} <= set(lines(tmp_path, "counts"))
     assert "--no_such_option=seen" in ended.errors  # Beam's own warning: the program got the backend's options
     assert record["metrics"] == {}
@@ -273,7 +271,7 @@ def test_a_wrong_config_is_told(tmp_path: Path, python: str, options: Any, step:
 
 def test_without_beam_the_image_that_has_it_is_named(tmp_path: Path) -> None:
     path = pipeline(tmp_path, "count", args={"first": 1}, outputs=["numbers", "pids"])
-    _, record = go(path, helpers.USER_PYTHON, expect=76)
+    _, record = go(path, running.USER_PYTHON, expect=76)
     assert record["class"] == "placement" and "zen-runner:beam" in record["message"]
     assert record["message"].startswith("steps of kind beam need Apache Beam")
 
@@ -286,7 +284,7 @@ def test_shards_beside_the_output_are_told(tmp_path: Path, python: str) -> None:
 
 def test_shards_beside_a_programs_output_are_told(tmp_path: Path) -> None:
     one = {"run": ["sh", "-c", 'touch "$0-00000-of-00001"', "{outputs.x}"], "outputs": ["x"]}
-    _, record = go(helpers.config(tmp_path, code=None, steps={"a": one}), helpers.USER_PYTHON, expect=1)
+    _, record = go(configs.config(tmp_path, code=None, steps={"a": one}), running.USER_PYTHON, expect=1)
     assert "but there is x-00000-of-00001 beside it; write to {outputs.x}/part" in record["message"]
 
 
@@ -302,14 +300,14 @@ def test_a_stopped_step_leaves_no_worker(tmp_path: Path, python: str, mode: str,
     step = {"args": {"folder": str(at_work)}, "grace_period": 5, **({"timeout": 15} if end == "timeout" else {})}
     path = pipeline(tmp_path, "slow", options, **step)
     arguments = ("--config", str(path), "--step", "a", "--run-id", "r")
-    process = helpers.start(*arguments, cwd=tmp_path, **{"ZEN_RUNNER_PYTHON": python, MARK: str(tmp_path)})
+    process = running.start(*arguments, cwd=tmp_path, **{"ZEN_RUNNER_PYTHON": python, MARK: str(tmp_path)})
     try:
-        wait_until(lambda: list(at_work.iterdir()), what="a worker's start")
+        wait_until(lambda: list(at_work.iterdir()), subject="a worker's start")
         here = int(next(at_work.iterdir()).name)
         assert here in marked(tmp_path)
         if end == "terminated":
             process.send_signal(signal.SIGTERM)
-        ended = helpers.end(process)
+        ended = running.end(process)
     finally:
         process.kill()
     assert (ended.code, ended.record["class"]) == {"timeout": (124, "timeout"), "terminated": (143, "terminated")}[end]
@@ -328,8 +326,8 @@ def test_beams_own_wordcount_runs_unmodified_in_our_image(tmp_path: Path, beam_i
         "outputs": ["counts"],
         "backend": "direct",
     }
-    path = helpers.config(tmp_path, code=None, steps={"a": step})
-    ended = helpers.run("run", "--config", str(path), "--backend", "docker", "--run-id", "r", cwd=tmp_path, timeout=120)
+    path = configs.config(tmp_path, code=None, steps={"a": step})
+    ended = running.run("run", "--config", str(path), "--backend", "docker", "--run-id", "r", cwd=tmp_path, timeout=120)
     assert ended.code == 0, ended.errors
     (found,) = (tmp_path / "store/runs/r/a/1/out/counts").iterdir()
     assert sorted(found.read_text().splitlines()) == ["one: 1", "two: 2"]

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import config, results, run, write
+from tests.support.configs import config, write
+from tests.support.running import results, run
 
 
 def pipeline(folder: Path) -> dict[str, Any]:

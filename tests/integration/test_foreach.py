@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.helpers import Ended, config, results, run, write
-from tests.images.build_fixture import cpu_image
-
-__all__ = ["cpu_image"]  # a fixture
+from tests.support.configs import config, write
+from tests.support.running import Ended, results, run
 
 WRITE = {"run": ["sh", "-c", 'printf "%s" "$0" > "$ZEN_OUTPUT_OUT"', "{item}"], "outputs": ["out"]}
 READ = 'import os,sys; d=sys.argv[1]; print("read", *(n + "=" + open(os.path.join(d, n)).read() for n in sorted(os.listdir(d))))'
 RETRY = {"retry": {"limit": 2, "on": ["user"], "backoff": "1ms"}}
 
 
-def go(folder: Path, steps: dict[str, Any], *arguments: str, expect: int = 0, run_id: str = "r", **env: str) -> Ended:
+def go(
+    folder: Path, steps: dict[str, Any], *arguments: str, expect: int = 0, run_id: str = "r", env: Mapping[str, str] | None = None
+) -> Ended:
     path = config(folder, steps=steps, code=None)
-    done = run("run", "--config", str(path), *arguments, cwd=folder, ZEN_RUNNER_RUN_ID=run_id, **env)
+    done = run("run", "--config", str(path), *arguments, cwd=folder, ZEN_RUNNER_RUN_ID=run_id, env=env)
     assert done.code == expect, done.errors
     return done
 
@@ -240,15 +240,15 @@ def test_the_platforms_index_says_which_item(tmp_path: Path, variables: dict[str
     path = config(tmp_path, steps=THREE, code=None)
     arguments = ["--step", "make"] if way == "option" else []
     step = {"ZEN_RUNNER_STEP": "make"} if way == "variable" else {}
-    done = run("--config", str(path), *arguments, cwd=tmp_path, ZEN_RUNNER_RUN_ID="r", **variables, **step)
+    done = run("--config", str(path), *arguments, cwd=tmp_path, ZEN_RUNNER_RUN_ID="r", env={**variables, **step})
     assert (done.code, done.record["step"]) == (0, f"make.{member}")
     assert [entry.name for entry in (tmp_path / "store/runs/r").iterdir()] == [f"make.{member}"]
 
 
 def test_an_index_is_for_foreach_steps_alone(tmp_path: Path) -> None:
     steps = {"a": {"run": ["true"]}, **THREE}
-    assert go(tmp_path, steps, "--step", "a", JOB_COMPLETION_INDEX="7").record["step"] == "a"
-    assert go(tmp_path, steps, "--step", "make.0", JOB_COMPLETION_INDEX="1").record["step"] == "make.0"
+    assert go(tmp_path, steps, "--step", "a", env={"JOB_COMPLETION_INDEX": "7"}).record["step"] == "a"
+    assert go(tmp_path, steps, "--step", "make.0", env={"JOB_COMPLETION_INDEX": "1"}).record["step"] == "make.0"
 
 
 @pytest.mark.parametrize(
@@ -261,7 +261,7 @@ def test_an_index_is_for_foreach_steps_alone(tmp_path: Path) -> None:
     ],
 )
 def test_without_an_index_that_is_there_it_is_a_config_error(tmp_path: Path, variables: dict[str, str], words: str) -> None:
-    done = go(tmp_path, THREE, "--step", "make", expect=78, **variables)
+    done = go(tmp_path, THREE, "--step", "make", expect=78, env=variables)
     assert words in done.record["message"]
     assert not (tmp_path / "store/runs").exists()
 
@@ -275,7 +275,7 @@ def test_the_children_of_an_array_job_belong_to_one_run(tmp_path: Path) -> None:
     path = config(tmp_path, steps=THREE, code=None)
     for index in range(2):
         job = {"AWS_BATCH_JOB_ID": f"0a1b-2c:{index}", "AWS_BATCH_JOB_ARRAY_INDEX": str(index), "AWS_BATCH_JOB_ATTEMPT": "1"}
-        done = run("--config", str(path), "--step", "make", cwd=tmp_path, **job)
+        done = run("--config", str(path), "--step", "make", cwd=tmp_path, env=job)
         assert (done.code, done.record["run"]) == (0, "0a1b-2c")
     (record,) = results(tmp_path, "0a1b-2c", "make.1")
     assert record["platform"] == {"name": "aws-batch", "run": "0a1b-2c:1", "attempt": "1"}
@@ -336,6 +336,7 @@ def test_containers_for_each_item_and_one_that_sees_what_they_wrote(tmp_path: Pa
         "use": reader(),
     }
     block = {"type": "orchestrator", "source": "docker", "args": {"max_parallel": 2, "network": "none"}}
-    done = go(tmp_path, steps, "--backend", json.dumps(block), **{k: v for k, v in os.environ.items() if k.startswith("DOCKER_")})
+    docker = {name: value for name, value in os.environ.items() if name.startswith("DOCKER_")}
+    done = go(tmp_path, steps, "--backend", json.dumps(block), env=docker)
     assert log(tmp_path, "use") == "read 00000000=one 00000001=two\n", done.errors
     assert [len(results(tmp_path, "r", f"make.{index}")) for index in range(2)] == [1, 2]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.fake_nvml import GIB, Machine, gpu, mig, mig_uuid, uuid
-from tests.helpers import Ended, config, end, results, run, start, write
+from tests.support.configs import config, write
+from tests.support.fake_nvml import GIB, Machine, gpu, mig, mig_uuid, uuid
+from tests.support.running import Ended, end, results, run, start
+from tests.support.waiting import wait_until
 
 SHOW = ["sh", "-c", 'echo "$CUDA_VISIBLE_DEVICES|$CUDA_DEVICE_ORDER"']
 
@@ -25,14 +26,7 @@ def one(folder: Path, resources: dict[str, Any], **step: Any) -> Path:
 def attempt(machine: Machine, folder: Path, resources: dict[str, Any], env: dict[str, str] | None = None, **step: Any) -> Ended:
     """Run the one step to its end."""
     path = one(folder, resources, **step)
-    return run("--config", str(path), "--step", "s", cwd=folder, ZEN_RUNNER_RUN_ID="r", **machine.env, **(env or {}))
-
-
-def wait_for(condition: Any, what: str, timeout: float = 30) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {timeout} s"
-        time.sleep(0.02)
+    return run("--config", str(path), "--step", "s", cwd=folder, ZEN_RUNNER_RUN_ID="r", env={**machine.env, **(env or {})})
 
 
 REFUSALS: list[tuple[str, list[str], dict[str, Any], dict[str, str], list[str]]] = [
@@ -267,7 +261,7 @@ def test_the_config_may_say_itself_what_is_seen(machine: Machine, tmp_path: Path
         **({"env": env} if where == "top" else {}),
     )
     for step in ("s", "t"):
-        done = run("--config", str(path), "--step", step, cwd=tmp_path, ZEN_RUNNER_RUN_ID="r", **machine.env)
+        done = run("--config", str(path), "--step", step, cwd=tmp_path, ZEN_RUNNER_RUN_ID="r", env=machine.env)
         assert (done.code, done.stdout.decode()[:2]) == (0, "1|"), done.errors
     assert [device["uuid"] for device in results(tmp_path, "r", "t")[0]["usage"]["gpus"]] == [uuid(1)]
 
@@ -275,7 +269,7 @@ def test_the_config_may_say_itself_what_is_seen(machine: Machine, tmp_path: Path
 def test_a_config_that_hides_what_its_step_asks_for(machine: Machine, tmp_path: Path) -> None:
     machine.has(gpu(0))
     path = one(tmp_path, {"gpu": 1}, env={"CUDA_VISIBLE_DEVICES": ""})
-    done = run("--config", str(path), "--step", "s", cwd=tmp_path, **machine.env)
+    done = run("--config", str(path), "--step", "s", cwd=tmp_path, env=machine.env)
     assert (done.code, done.record["class"]) == (76, "placement")
     assert "$CUDA_VISIBLE_DEVICES is ''" in done.record["message"]
 
@@ -286,7 +280,7 @@ def test_a_call_step_with_the_training_backend(machine: Machine, tmp_path: Path)
     backend = {"type": "training", "source": "local"}
     step = {"call": "train:fit", "outputs": ["model"], "resources": {"gpu": 1}, "backend": backend}
     path = config(tmp_path, steps={"fit": step, "show": {"run": ["cat", "{inputs.model}"], "inputs": {"model": "fit.model"}}})
-    done = run("run", "--config", str(path), "--quiet", cwd=tmp_path, **machine.env)
+    done = run("run", "--config", str(path), "--quiet", cwd=tmp_path, env=machine.env)
     assert done.code == 0, done.errors
     assert uuid(0) in done.stdout.decode()
 
@@ -296,12 +290,12 @@ def test_peaks_of_memory_and_utilisation_are_in_the_record(machine: Machine, tmp
     record = tmp_path / "store" / "runs" / "r" / "s" / "1"
     path = one(tmp_path, {"gpu": 2}, run=["sleep", "60"], timeout=60)
     started = start("--config", str(path), "--step", "s", cwd=tmp_path, ZEN_RUNNER_RUN_ID="r", **machine.env)
-    wait_for(lambda: _child(started.pid), "the step")
+    wait_until(lambda: _child(started.pid), subject="the step")
     pid = _child(started.pid)
 
     def looks(lines: list[str], condition: Any) -> None:
         machine.has(*lines)
-        wait_for(lambda: condition(_beat(record)), f"a heartbeat after {lines}")
+        wait_until(lambda: condition(_beat(record)), subject=f"a heartbeat after {lines}")
 
     looks(
         [gpu(0, f"pid={pid}:{30 * GIB}", "pid=1:5", free=40 * GIB, util=90), gpu(1, free=60 * GIB, util=10)],
@@ -346,7 +340,7 @@ def test_a_device_that_goes_away_while_the_step_runs(machine: Machine, tmp_path:
     machine.has(gpu(0))
     body = f"open({str(machine.path)!r}, 'w').write({gpu(0, 'error=15')!r}); sys.exit(3)"
     path = one(tmp_path, {"gpu": 1}, run=["python3", "-c", f"import sys; {body}"])
-    done = run("--config", str(path), "--step", "s", cwd=tmp_path, ZEN_RUNNER_RUN_ID="r", **machine.env)
+    done = run("--config", str(path), "--step", "s", cwd=tmp_path, ZEN_RUNNER_RUN_ID="r", env=machine.env)
     assert (done.code, done.record["class"], done.record["status"]) == (69, "infra", 3)
     assert (
         f"the step lost GPU 0 ({uuid(0)}): GPU is lost (NVML error 15); it ended with: exited with status 3"
@@ -363,7 +357,7 @@ def test_a_lost_device_is_retried_on_another(machine: Machine, tmp_path: Path) -
     path = config(
         tmp_path, steps={"s": {"run": ["python3", "-c", script], "resources": {"gpu": 1}}}, retry={"limit": 1, "backoff": "10ms"}
     )
-    done = run("run", "--config", str(path), "--quiet", "--run-id", "r", cwd=tmp_path, **machine.env)
+    done = run("run", "--config", str(path), "--quiet", "--run-id", "r", cwd=tmp_path, env=machine.env)
     assert done.code == 0, done.errors
     assert [record["class"] for record in results(tmp_path, "r", "s")] == ["infra", "success"]
     assert results(tmp_path, "r", "s")[1]["usage"]["gpus"][0]["uuid"] == uuid(1)
@@ -381,7 +375,7 @@ def test_side_by_side_steps_get_a_device_each_and_the_third_waits(machine: Machi
     steps = {name: {"run": ["sh", "-c", script, str(seen)], "resources": {"gpu": 1}} for name in ("a", "b", "c")}
     backend = {"type": "orchestrator", "source": "local", "args": {"max_parallel": 3}}
     path = config(tmp_path, steps=steps, backend=backend, retry={"limit": 0})
-    done = run("run", "--config", str(path), "--quiet", "--run-id", "r", cwd=tmp_path, **machine.env)
+    done = run("run", "--config", str(path), "--quiet", "--run-id", "r", cwd=tmp_path, env=machine.env)
     assert done.code == 0, done.errors
     spans = {}
     for name in steps:
@@ -401,7 +395,7 @@ def test_a_step_that_waits_for_a_device_can_be_stopped(machine: Machine, tmp_pat
     backend = {"type": "orchestrator", "source": "local", "args": {"max_parallel": 2}}
     path = config(tmp_path, steps=steps, backend=backend, retry={"limit": 0})
     started = start("run", "--config", str(path), "--output", "json", "--run-id", "r", cwd=tmp_path, **machine.env)
-    wait_for(go.exists, "the first step")
+    wait_until(go.exists, subject="the first step")
     os.kill(started.pid, signal.SIGTERM)
     done = end(started)
     assert done.code == 143, done.errors
@@ -410,7 +404,7 @@ def test_a_step_that_waits_for_a_device_can_be_stopped(machine: Machine, tmp_pat
 
 def test_doctor_tells_of_the_devices(machine: Machine, tmp_path: Path) -> None:
     machine.has(gpu(0, free=9 * GIB), gpu(1, "mig"), mig(1, 0), gpu(2, "error=15"), "driver 580.65.06", "cuda 13000")
-    done = run("doctor", "--output", "json", cwd=tmp_path, **machine.env)
+    done = run("doctor", "--output", "json", cwd=tmp_path, env=machine.env)
     [finding] = [check for check in json.loads(done.stdout)["checks"] if check["name"] == "gpu"]
     detail = finding["detail"]
     assert finding["state"] == "warn"
@@ -423,7 +417,7 @@ def test_doctor_tells_of_the_devices(machine: Machine, tmp_path: Path) -> None:
     ):
         assert part in detail, detail
     machine.has(gpu(0))
-    done = run("doctor", "--output", "json", "--config", str(one(tmp_path, {"gpu": 2})), cwd=tmp_path, **machine.env)
+    done = run("doctor", "--output", "json", "--config", str(one(tmp_path, {"gpu": 2})), cwd=tmp_path, env=machine.env)
     [finding] = [check for check in json.loads(done.stdout)["checks"] if check["name"] == "gpu"]
     assert (finding["state"], "step 's' asks for more" in finding["detail"]) == ("warn", True), finding
 

@@ -23,17 +23,14 @@ from backends.store import open_store, records
 from backends.store.base import Store
 from backends.store.logs import log_chunks
 from entrypoint.runtime.load import Source, load
-from tests import helpers
 from tests.emulators import kfp_local
 from tests.emulators.kfp_api import KfpApi
-from tests.images.build_fixture import cpu_image
-from tests.integration.test_store_s3 import Server
-
-__all__ = ["cpu_image"]  # a fixture
+from tests.support import configs, running
+from tests.support.s3 import Server
 
 pytest.importorskip("kfp", reason="the kubeflow extra is not installed")
 
-EXAMPLE = helpers.ROOT / "examples" / "penguins"
+EXAMPLE = running.ROOT / "examples" / "penguins"
 BUCKET = "s3://kubeflow"
 NO_RETRY = {"limit": 0}
 
@@ -68,7 +65,7 @@ def resolve(store: str, **document: Any) -> dict[str, Any]:
 
 def execute(
     config: dict[str, Any], folder: Path, run_id: str = "r", marked: list[str] | None = None, **parameters: Any
-) -> tuple[int, str, dict[str, dict[str, Any]]]:
+) -> tuple[int, str, dict[str, Any]]:
     """Ship a config and run what is rendered of it; return the exit status, what kfp printed, and the last records."""
     store = open_store(config["store"])
     shipment = ship(config, str(folder))
@@ -91,7 +88,7 @@ class TestByKfpItself:
         assert code == 0, printed
         shutil.copytree(EXAMPLE, tmp_path / "local", ignore=shutil.ignore_patterns("runs", "__pycache__"))
         path = str(tmp_path / "local" / "pipeline.yaml")
-        ended = helpers.run("run", "--config", path, "--run-id", "r", cwd=tmp_path, timeout=120)
+        ended = running.run("run", "--config", path, "--run-id", "r", cwd=tmp_path, timeout=120)
         assert ended.code == 0, ended.errors
         local_ones = records.results(open_store(str(tmp_path / "local" / "runs")), "r")
         assert digests(remote_ones) == digests(local_ones)
@@ -151,7 +148,7 @@ class TestByKfpItself:
     def test_the_manifest_of_the_manual_runs(self, tmp_path: Path, bucket: str) -> None:
         import yaml
 
-        text = (helpers.ROOT / "docs" / "kubeflow.md").read_text()
+        text = (running.ROOT / "docs" / "kubeflow.md").read_text()
         (manifest,) = (part.partition("```")[0] for part in text.split("```yaml\n") if part.startswith("pipelineInfo"))
         ended = kfp_local.run(list(yaml.safe_load_all(manifest.replace("s3://my-bucket/runs", bucket))), tmp_path)
         assert ended.returncode == 0, ended.stdout
@@ -184,7 +181,7 @@ class TestByKfpItself:
         assert code != 0 and found == {}
 
 
-def digests(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
+def digests(found: dict[str, Any]) -> dict[str, dict[str, str]]:
     return {
         step: {name: artifact["digest"] for name, artifact in record["outputs"].items()} | {"class": record["class"]}
         for step, record in found.items()
@@ -483,10 +480,10 @@ def test_without_kfp_it_says_what_to_install(api: KfpApi, store: Store, monkeypa
 
 def test_a_dry_run_needs_neither_network_nor_kfp(tmp_path: Path) -> None:
     block = {"type": "orchestrator", "source": "kubeflow", "args": {"host": "http://127.0.0.1:1"}}
-    path = helpers.config(tmp_path, steps={"a": {"run": ["true"]}}, store="s3://bucket/runs", code=None, backend=block)
+    path = configs.config(tmp_path, steps={"a": {"run": ["true"]}}, store="s3://bucket/runs", code=None, backend=block)
     (tmp_path / "kfp.py").write_text("raise SystemExit('kfp was imported')")
     arguments = ("submit", "--config", str(path), "--dry-run", "--output", "json")
-    ended = helpers.run(*arguments, cwd=tmp_path, PYTHONPATH=str(tmp_path))
+    ended = running.run(*arguments, cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert ended.code == 0, ended.errors
     documents = json.loads(ended.stdout)
     assert documents[0]["root"]["dag"]["tasks"].keys() == {"a"}

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests import helpers
+from tests.support import configs, running
 
 
-def run(folder: Path, step: dict[str, Any], run_id: str = "r", **env: str) -> helpers.Ended:
-    path = helpers.config(folder, code=None, steps={"s": step})
-    return helpers.run("--config", str(path), cwd=folder, ZEN_RUNNER_STEP="s", ZEN_RUNNER_RUN_ID=run_id, **env)
+def run(folder: Path, step: dict[str, Any], run_id: str = "r", **env: str) -> running.Ended:
+    path = configs.config(folder, code=None, steps={"s": step})
+    return running.run("--config", str(path), cwd=folder, ZEN_RUNNER_STEP="s", ZEN_RUNNER_RUN_ID=run_id, env=env)
 
 
 SHOW = {
@@ -22,7 +22,7 @@ SHOW = {
 
 
 def values(folder: Path, run_id: str = "r") -> Any:
-    return helpers.results(folder, run_id, "s")[-1]["values"]
+    return running.results(folder, run_id, "s")[-1]["values"]
 
 
 def test_an_argument_is_taken_from_the_environment_in_its_own_type(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_an_argument_that_does_not_fit_is_a_config_error(tmp_path: Path, variabl
 def test_the_record_names_the_config_that_was_given(tmp_path: Path) -> None:
     run(tmp_path, SHOW, "one")
     run(tmp_path, SHOW, "two", ZEN_RUNNER_ARG_n="5")
-    assert len({helpers.results(tmp_path, name, "s")[0]["config"] for name in ("one", "two")}) == 1
+    assert len({running.results(tmp_path, name, "s")[0]["config"] for name in ("one", "two")}) == 1
     assert len(list((tmp_path / "store" / "configs").iterdir())) == 1
 
 
@@ -68,14 +68,14 @@ def test_another_argument_is_another_cache_key(tmp_path: Path) -> None:
     step = {**SHOW, "cache": True}
     for run_id, number in (("one", "5"), ("two", "5"), ("three", "6")):
         assert run(tmp_path, step, run_id, ZEN_RUNNER_ARG_n=number).code == 0
-    cached = [helpers.results(tmp_path, run_id, "s")[0]["cached_from"] for run_id in ("one", "two", "three")]
+    cached = [running.results(tmp_path, run_id, "s")[0]["cached_from"] for run_id in ("one", "two", "three")]
     assert [bool(entry) for entry in cached] == [False, True, False]
     assert values(tmp_path, "three")["n"] == 6
 
 
 def test_a_replay_sets_them_again(tmp_path: Path) -> None:
     run(tmp_path, SHOW, ZEN_RUNNER_ARG_text="a b", ZEN_RUNNER_ARG_n="5")
-    ended = helpers.run("replay", str(tmp_path / "store" / "runs" / "r" / "s" / "1"), cwd=tmp_path)
+    ended = running.run("replay", str(tmp_path / "store" / "runs" / "r" / "s" / "1"), cwd=tmp_path)
     assert b"--env=ZEN_RUNNER_ARG_n=5 '--env=ZEN_RUNNER_ARG_text=a b'" in ended.stdout, ended.errors
 
 
@@ -91,7 +91,7 @@ def test_a_launcher_that_retries_anything_does_not_repeat_what_retry_does_not_na
     assert (first.code, second.code) == (7, 7)
     assert (first.stdout, second.stdout) == (b"ran\n", b"")
     assert second.record == first.record
-    assert len(helpers.results(tmp_path, "r", "s")) == 1
+    assert len(running.results(tmp_path, "r", "s")) == 1
 
 
 @pytest.mark.parametrize(
@@ -107,4 +107,4 @@ def test_a_launcher_that_retries_anything_does_not_repeat_what_retry_does_not_na
 def test_and_repeats_what_should_be(tmp_path: Path, on: list[str], env: dict[str, str]) -> None:
     run(tmp_path, failing(on), **BLIND)
     assert run(tmp_path, failing(on), **env).stdout == b"ran\n"
-    assert [record["attempt"] for record in helpers.results(tmp_path, "r", "s")] == [1, 2]
+    assert [record["attempt"] for record in running.results(tmp_path, "r", "s")] == [1, 2]

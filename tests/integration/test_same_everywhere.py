@@ -14,16 +14,13 @@ from backends.orchestrator.kubeflow import OrchestratorKubeFlowBackend
 from backends.shipping.shipment import ship, upload
 from backends.store import open_store, records
 from entrypoint.runtime.load import Source, load
-from tests import helpers
 from tests.emulators import kfp_local
 from tests.emulators.moto_batch import BUCKET, QUEUE, MotoBatch, moto_batch
-from tests.images.build_fixture import cpu_image
-
-__all__ = ["cpu_image"]  # a fixture
+from tests.support import running
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("image")]
 
-EXAMPLE = helpers.ROOT / "examples" / "penguins"
+EXAMPLE = running.ROOT / "examples" / "penguins"
 
 
 @pytest.fixture
@@ -48,7 +45,7 @@ def test_penguins(tmp_path: Path, aws: MotoBatch, record_property: Any) -> None:
     digest: dict[str, dict[str, str]] = {}
 
     def go(*arguments: str) -> None:
-        ended = helpers.run(*arguments, "--config", str(path), "--run-id", "r", cwd=tmp_path, timeout=200, **aws.environment())
+        ended = running.run(*arguments, "--config", str(path), "--run-id", "r", cwd=tmp_path, timeout=200, env=aws.environment())
         assert ended.code == 0, ended.errors
 
     for name in ("local", "docker"):

@@ -17,12 +17,9 @@ from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 from testcontainers.core.network import Network
 
-from tests import helpers
-from tests.images.build_fixture import spark_image
-from tests.processes import wait_until
-from tests.spark_cluster import FAST
-
-__all__ = ["spark_image"]  # a fixture
+from tests.support import configs, running
+from tests.support.spark_cluster import FAST
+from tests.support.waiting import wait_until
 
 pytestmark = [pytest.mark.engine, pytest.mark.xdist_group("image"), pytest.mark.timeout(900)]
 
@@ -57,12 +54,12 @@ def engine() -> Iterator[docker.DockerClient]:
 
 def start(folder: Path, image: str, network: str, steps: dict[str, Any]) -> Any:
     """Start a run of steps in containers of an image."""
-    helpers.write(folder / "code", jobs_py=JOBS, words_py="def key(number):\n    return number % 3\n")
+    configs.write(folder / "code", jobs_py=JOBS, words_py="def key(number):\n    return number % 3\n")
     one = {name: {"env": FAST, **step} for name, step in steps.items()}
-    path = helpers.config(folder, code=str(folder / "code"), image=image, retry={"limit": 0}, steps=one)
+    path = configs.config(folder, code=str(folder / "code"), image=image, retry={"limit": 0}, steps=one)
     block = {"type": "orchestrator", "source": "docker", "args": {"network": network, "max_parallel": 1}}
     arguments = ("run", "--config", str(path), "--run-id", "r", "--backend", json.dumps(block))
-    return helpers.start(*arguments, cwd=folder)
+    return running.start(*arguments, cwd=folder)
 
 
 def log(folder: Path, name: str) -> str:
@@ -83,9 +80,9 @@ def test_a_container_needs_no_network(tmp_path: Path, spark_image: str, engine: 
         },
         "als": {"run": [f"{examples}/als.py", "10", "20", "3", "2"], "backend": backend},
     }
-    ended = helpers.end(start(tmp_path, spark_image, "none", steps), timeout=800)
+    ended = running.end(start(tmp_path, spark_image, "none", steps), timeout=800)
     assert ended.code == 0, ended.errors
-    (record,) = helpers.results(tmp_path, "r", "alone")
+    (record,) = running.results(tmp_path, "r", "alone")
     assert record["values"] == {"sum": 9} and len(record["event_log"]) == 2
     assert record["image"] == engine.images.get(spark_image).id
     assert re.search(r"^Pi is roughly 3\.1\d+$", log(tmp_path, "pi"), re.M)
@@ -103,10 +100,10 @@ class Cluster:
         self.url = "spark://master:7077"
         self.containers: list[DockerContainer] = []
         self.start("master")
-        wait_until(lambda: b"elected leader" in self.log(0), what="a master")
+        wait_until(lambda: b"elected leader" in self.log(0), subject="a master")
         for number in range(1, workers + 1):
             self.start("worker", "--cores", "1", "--memory", "1g", self.url)
-            wait_until(lambda number=number: b"Successfully registered" in self.log(number), what="a worker")  # type: ignore[misc]
+            wait_until(lambda number=number: b"Successfully registered" in self.log(number), subject="a worker")  # type: ignore[misc]
 
     def start(self, role: str, *arguments: str) -> None:
         container = DockerContainer(self.image).with_command([role, *arguments]).with_network(self.network)
@@ -156,10 +153,11 @@ def test_a_worker_killed_in_mid_job_and_then_all_of_them(tmp_path: Path, cluster
         wait_until(lambda: len(hosts()) == 2, 300, "both workers at work")
         drivers = engine.containers.list(filters={"label": f"zen-runner.store={tmp_path / 'store'}"})
         # Driver, master and executors are one image.
-        assert {one.image.id for one in drivers} == {one.get_wrapped_container().image.id for one in cluster.containers}
+        workers = [one.get_wrapped_container() for one in cluster.containers]
+        assert {one.attrs["Image"] for one in drivers} == {one.attrs["Image"] for one in workers}
         cluster.containers[1].get_wrapped_container().kill(signal.SIGKILL)
-        wait_until(lambda: helpers.results(tmp_path, "r", "a"), 300, "the step's end")
-        (record,) = helpers.results(tmp_path, "r", "a")
+        wait_until(lambda: running.results(tmp_path, "r", "a"), 300, "the step's end")
+        (record,) = running.results(tmp_path, "r", "a")
         assert record["class"] == "success", record
         expected = [[0, 0 + 3 + 6], [1, 1 + 4 + 7], [2, 2 + 5]]
         assert record["values"] == {"sums": expected, "user": os.geteuid()}
@@ -171,10 +169,10 @@ def test_a_worker_killed_in_mid_job_and_then_all_of_them(tmp_path: Path, cluster
         wait_until(lambda: hosts(second), 300, "the second step at work")
         for number in (0, 2):
             cluster.containers[number].get_wrapped_container().kill(signal.SIGKILL)
-        ended = helpers.end(process, timeout=200)
+        ended = running.end(process, timeout=200)
     finally:
         process.kill()
     assert ended.code == 69, ended.errors
-    (record,) = helpers.results(tmp_path, "r", "b")
+    (record,) = running.results(tmp_path, "r", "b")
     assert record["class"] == "infra" and record["message"].startswith(f"no executor of {cluster.url} took a task for 30 s")
     assert engine.containers.list(all=True, filters={"label": f"zen-runner.store={tmp_path / 'store'}"}) == []

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from tests import helpers
-from tests.engines import python_with
-from tests.processes import MARK, marked, wait_until
-from tests.spark_cluster import FAST, Cluster, free_port, home_of, kill
+from tests.support import configs, running
+from tests.support.frameworks import python_with
+from tests.support.processes import MARK, marked
+from tests.support.spark_cluster import FAST, Cluster, free_port, home_of, kill
+from tests.support.waiting import wait_until
 
 # One worker of pytest-xdist: two Sparks side by side would only wait for each other. The time is for a busy machine.
 pytestmark = [pytest.mark.xdist_group("spark"), pytest.mark.timeout(900)]
@@ -108,9 +109,9 @@ def step(function: str | None = None, /, _options: dict[str, Any] | None = None,
 
 
 def config(folder: Path, /, steps: dict[str, Any], **document: Any) -> Path:
-    helpers.write(folder / "code", {"lib/extra.py": 'NAME = "extra"\n'}, jobs_py=JOBS, words_py=WORDS)
+    configs.write(folder / "code", {"lib/extra.py": 'NAME = "extra"\n'}, jobs_py=JOBS, words_py=WORDS)
     (folder / "poem.txt").write_text(POEM)
-    return helpers.config(folder, code=str(folder / "code"), retry={"limit": 0}, steps=steps, **document)
+    return configs.config(folder, code=str(folder / "code"), retry={"limit": 0}, steps=steps, **document)
 
 
 def environment(folder: Path, python: str, **env: str) -> dict[str, str]:
@@ -121,10 +122,10 @@ def go(path: Path, python: str, *, expect: int = 0, name: str = "a", run: str = 
     """Run a step, and return its record in the store."""
     folder = path.parent
     arguments = ("--config", str(path), "--step", name, "--run-id", run)
-    ended = helpers.run(*arguments, cwd=folder, timeout=300, **environment(folder, python, **env))
+    ended = running.run(*arguments, cwd=folder, timeout=300, env=environment(folder, python, **env))
     assert ended.code == expect, ended.errors
     assert marked(folder) == {}
-    (record,) = helpers.results(folder, run, name)
+    (record,) = running.results(folder, run, name)
     assert len(ended.stderr.rstrip(b"\n").rpartition(b"\n")[2]) <= 4096
     return record
 
@@ -194,7 +195,7 @@ def test_without_spark_or_a_jvm_the_image_that_has_them_is_named(tmp_path: Path,
     for name in ("sh", "bash", "env"):
         (bare / name).symlink_to(shutil.which(name) or "/bin/sh")
     for name in "ab":
-        record = go(path, helpers.USER_PYTHON, expect=76, name=name, run="1")
+        record = go(path, running.USER_PYTHON, expect=76, name=name, run="1")
         assert record["class"] == "placement" and "zen-runner:spark" in record["message"]
         assert "can't import pyspark" in record["message"]
         record = go(path, python, expect=76, name=name, run="2", PATH=str(bare))
@@ -242,14 +243,14 @@ def test_a_stopped_step_leaves_neither_python_nor_a_jvm(tmp_path: Path, python: 
         one = step(run=["jobs.py", str(at_work), "300"])
     path = config(tmp_path, {"a": {**one, "grace_period": 5, **({"timeout": 60} if end == "timeout" else {})}})
     arguments = ("--config", str(path), "--step", "a", "--run-id", "r")
-    process = helpers.start(*arguments, cwd=tmp_path, **environment(tmp_path, python))
+    process = running.start(*arguments, cwd=tmp_path, **environment(tmp_path, python))
     try:
-        wait_until(lambda: list(at_work.iterdir()), what="a task's start")
-        running = marked(tmp_path)
-        assert int(next(at_work.iterdir()).name) in running and any("java" in command for command in running.values())
+        wait_until(lambda: list(at_work.iterdir()), subject="a task's start")
+        processes = marked(tmp_path)
+        assert int(next(at_work.iterdir()).name) in processes and any("java" in command for command in processes.values())
         if end == "terminated":
             process.send_signal(signal.SIGTERM)
-        ended = helpers.end(process)
+        ended = running.end(process)
     finally:
         process.kill()
     assert (ended.code, ended.record["class"]) == {"timeout": (124, "timeout"), "terminated": (143, "terminated")}[end]
@@ -333,15 +334,15 @@ def test_a_worker_that_dies_costs_time_and_nothing_else(tmp_path: Path, python: 
     at_work.mkdir()
     one = step("slow", on(cluster), args={"folder": str(at_work), "seconds": 3, "tasks": 8})
     path = config(tmp_path, {"a": one})
-    process = helpers.start("--config", str(path), "--step", "a", "--run-id", "r", cwd=tmp_path, **environment(tmp_path, python))
+    process = running.start("--config", str(path), "--step", "a", "--run-id", "r", cwd=tmp_path, **environment(tmp_path, python))
     try:
-        wait_until(lambda: len(list(at_work.iterdir())) == 2, what="two executors at work")
+        wait_until(lambda: len(list(at_work.iterdir())) == 2, subject="two executors at work")
         kill(workers[0])
-        ended = helpers.end(process, timeout=150)
+        ended = running.end(process, timeout=150)
     finally:
         process.kill()
     assert ended.code == 0, ended.errors
-    (record,) = helpers.results(tmp_path, "r", "a")
+    (record,) = running.results(tmp_path, "r", "a")
     assert record["values"] == {"sums": [[0, 0 + 3 + 6], [1, 1 + 4 + 7], [2, 2 + 5]]}
     assert record["metrics"]["executors_lost"] == 1 and record["metrics"]["executors"] == 2
     assert marked(tmp_path) == {}
@@ -353,12 +354,12 @@ def test_a_cluster_that_dies_ends_the_step(tmp_path: Path, python: str, cluster:
     at_work.mkdir()
     one = step("slow", on(cluster, idle_timeout=6), args={"folder": str(at_work), "seconds": 300})
     path = config(tmp_path, {"a": one})
-    process = helpers.start("--config", str(path), "--step", "a", "--run-id", "r", cwd=tmp_path, **environment(tmp_path, python))
+    process = running.start("--config", str(path), "--step", "a", "--run-id", "r", cwd=tmp_path, **environment(tmp_path, python))
     try:
-        wait_until(lambda: list(at_work.iterdir()), what="an executor at work")
+        wait_until(lambda: list(at_work.iterdir()), subject="an executor at work")
         died = time.monotonic()
         cluster.close()
-        ended = helpers.end(process)
+        ended = running.end(process)
         took = time.monotonic() - died
     finally:
         process.kill()

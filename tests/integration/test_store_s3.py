@@ -15,9 +15,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.s3.models import s3_backends
-from werkzeug.serving import WSGIRequestHandler, make_server
 from werkzeug.wrappers import Response
 
 from backends import wire
@@ -26,44 +24,11 @@ from backends.store import artifacts, autopsy, claims, digests, open_store, reco
 from backends.store.base import Store
 from backends.store.cache import cache_get, cache_put
 from backends.store.logs import log_chunks
-from tests import helpers, store_model
+from tests.support import running, store_model
+from tests.support.s3 import Server
 
 PREFIXES = itertools.count()
 GOOD = {"class": "success", "exit_code": 0, "outputs": {}}
-
-
-class Quiet(WSGIRequestHandler):
-    """A request handler that doesn't log."""
-
-    def log(self, *_args: object) -> None:
-        pass
-
-
-class Server:
-    """moto's S3 on the loopback; ``fault`` may answer in its stead, before or after the work."""
-
-    def __init__(self, tls: tuple[str, str] | None = None) -> None:
-        app = DomainDispatcherApplication(create_backend_app)
-        atomic = threading.Lock()  # S3 decides conditional writes atomically; moto's threads alone don't
-        self.fault: Callable[[dict[str, Any], Callable[[], Any]], Any] | None = None
-        self.requests = 0
-
-        def serve(environ: dict[str, Any], start: Any) -> Any:
-            self.requests += 1
-            with atomic:
-                if self.fault is not None and (answer := self.fault(environ, lambda: list(app(environ, lambda *_: None)))):
-                    return answer(environ, start)
-                return app(environ, start)
-
-        self._server = make_server("127.0.0.1", 0, serve, threaded=True, request_handler=Quiet, ssl_context=tls)
-        self._thread = threading.Thread(target=self._server.serve_forever)
-        self._thread.start()
-        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_port}"
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
 
 def bucket() -> Any:
@@ -268,7 +233,7 @@ def test_what_a_foreach_step_wrote_is_gathered_from_a_bucket(store: Store, tmp_p
     path = tmp_path / "config.json"
     path.write_text(wire.dumps({"version": 1, "store": store.url, "code": None, "steps": steps}))
     aws = {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}
-    done = helpers.run("run", "--config", str(path), "--run-id", "r", cwd=tmp_path, **aws)
+    done = running.run("run", "--config", str(path), "--run-id", "r", cwd=tmp_path, env=aws)
     assert done.code == 0, done.errors
     numbers = "".join(f"{number}\n" for number in range(20))
     entries = "".join(f"{number:08d}\n" for number in range(20))
@@ -280,7 +245,7 @@ def test_what_a_foreach_step_wrote_is_gathered_from_a_bucket(store: Store, tmp_p
     assert len(found) == 22
     store.put("runs/r/make.7/1/out/dir/x", b"forged")
     aws["ZEN_RUNNER_INPUTS_RUN"] = "r"
-    again = helpers.run("run", "--config", str(path), "--run-id", "two", "--step", "use", cwd=tmp_path, **aws)
+    again = running.run("run", "--config", str(path), "--run-id", "two", "--step", "use", cwd=tmp_path, env=aws)
     assert (again.code, "make.7/1/out/dir" in again.record["message"]) == (65, True)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import USER_PYTHON, config, end, results, run, start
+from tests.support.configs import config
+from tests.support.running import USER_PYTHON, end, results, run, start
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 MIB = 1 << 20

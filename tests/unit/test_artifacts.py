@@ -11,6 +11,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -22,8 +23,8 @@ from backends.store import artifacts, digests, open_store
 from backends.store.base import Store
 
 NAMES = st.sampled_from(["a", "b", "c.txt", "é", "sub dir", ".hidden", "z%"])
-TREES = st.dictionaries(NAMES, st.one_of(st.binary(max_size=20), st.deferred(lambda: TREES)), max_size=4)
 Tree = dict[str, "bytes | Tree"]
+TREES: st.SearchStrategy[Tree] = st.dictionaries(NAMES, st.one_of(st.binary(max_size=20), st.deferred(lambda: TREES)), max_size=4)
 
 
 def write(path: Path, tree: Tree | bytes, order: random.Random | None = None) -> None:
@@ -232,7 +233,8 @@ def test_publishing_from_another_file_system(store: Store, tmp_path: Path) -> No
     other = Path("/dev/shm")
     if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("no second file system here")
-    for name, tree in (("f", b"1"), ("d", {"a": b"1", "e": {}})):
+    trees: dict[str, Tree | bytes] = {"f": b"1", "d": {"a": b"1", "e": {}}}
+    for name, tree in trees.items():
         path = other / f"zen-test-{os.getpid()}-{name}"
         write(path, tree)
         artifact = artifacts.publish(store, f"out/{name}", str(path))
@@ -327,7 +329,7 @@ def test_a_manifest_may_not_lead_out(tmp_path: Path, member: object) -> None:
     line = [member, "-", 1, sha(b"1")]
     text = '["zen-runner tree",1]\n' + wire.dumps(line) + "\n"
     bucket.put("out/d.tree.json", wire.dumps({"version": 1, "files": [line]}).encode())
-    artifact = {"key": "out/d", "digest": f"sha256:{sha(text.encode())}", "kind": "dir"}
+    artifact: Any = {"key": "out/d", "digest": f"sha256:{sha(text.encode())}", "kind": "dir"}
     with pytest.raises(InputError, match="not the name of a file"):
         artifacts.fetch(bucket, artifact, str(tmp_path / "scratch"))
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
@@ -337,8 +339,9 @@ def test_a_manifest_may_not_lead_out(tmp_path: Path, member: object) -> None:
 def test_a_damaged_manifest(tmp_path: Path, data: bytes) -> None:
     bucket = Bucket()
     bucket.put("out/d.tree.json", data)
+    artifact: Any = {"key": "out/d", "digest": "sha256:0", "kind": "dir"}
     with pytest.raises(InputError, match="manifest is damaged"):
-        artifacts.fetch(bucket, {"key": "out/d", "digest": "sha256:0", "kind": "dir"}, str(tmp_path))
+        artifacts.fetch(bucket, artifact, str(tmp_path))
 
 
 def test_every_change_in_a_bucket_is_found(tmp_path: Path) -> None:

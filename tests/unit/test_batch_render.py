@@ -23,63 +23,25 @@ from backends.orchestrator.batch.limits import BATCHS_OWN, FARGATE
 from backends.orchestrator.batch.platform import BatchPlatform
 from backends.orchestrator.batch.render import evaluate_on_exit
 from backends.orchestrator.batch.states import REASON, status_of
-from tests.emulators.moto_batch import _retries as service_retries
+from tests.emulators.moto_batch import retries as service_retries
+from tests.support.configs import resolved
 
 ROLE = "arn:aws:iam::123456789012:role/execution"
 MODEL = botocore.session.get_session().get_service_model("batch")
 JOB_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}")
-STEP = {
-    "run": ["true"],
-    "args": {},
-    "inputs": {},
-    "outputs": [],
-    "after": [],
-    "parents": [],
-    "as": "path",
-    "backend": None,
-    "image": "zen-runner:cpu",
-    "resources": {"cpu": None, "memory": None, "gpu": 0},
-    "retry": {"limit": 2, "on": ["infra", "terminated"], "backoff": 1.0, "memory_factor": 1.0},
-    "timeout": None,
-    "grace_period": 30.0,
-    "cache": False,
-    "env": {},
-    "foreach": None,
-}
-
-
-def config(steps: dict[str, dict[str, Any]], /, **document: Any) -> dict[str, Any]:
-    """Return a resolved config; each step is what differs from a plain one."""
-    return {
-        "version": 1,
-        "resolved": True,
-        "name": "p",
-        "store": "s3://bucket/prefix",
-        "base": "/",
-        "code": None,
-        "image": "zen-runner:cpu",
-        "backend": {"type": "orchestrator", "source": "local", "args": {}},
-        "backends": {},
-        "secrets": {},
-        "env": {},
-        "steps": {name: {**STEP, **step} for name, step in steps.items()},
-        **document,
-    }
-
-
-def members(name: str, size: int, **step: Any) -> dict[str, dict[str, Any]]:
-    return {
-        f"{name}.{index}": {**step, "foreach": {"of": name, "index": index, "size": size, "item": index}} for index in range(size)
-    }
 
 
 def render(
-    steps: dict[str, dict[str, Any]], /, document: dict[str, Any] | None = None, done: tuple[str, ...] = (), **arguments: Any
+    steps: dict[str, Any],
+    /,
+    document: dict[str, Any] | None = None,
+    done: tuple[str, ...] = (),
+    **arguments: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
     """Return the definitions' requests, and the jobs' by job; every one is what botocore takes for its call."""
     backend = OrchestratorBatchBackend(**{"queue": "q", **arguments})
     definitions, jobs = [], {}
-    for found in backend.render(config(steps, **(document or {})), done=frozenset(done)):
+    for found in backend.render(resolved(steps, **(document or {})), done=frozenset(done)):
         operation = MODEL.operation_model(found["api"])
         report = ParamValidator().validate(found["request"], operation.input_shape)
         assert not report.has_errors(), report.generate_report()
@@ -162,10 +124,7 @@ def test_fargate_in_full() -> None:
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
-    steps = {
-        "a": {"resources": {"cpu": 3, "memory": None, "gpu": 1}},
-        "b": {"retry": {**STEP["retry"], "limit": 10}},
-    }
+    steps = {"a": {"resources": {"cpu": 3, "gpu": 1}}, "b": {"retry": {"limit": 10}}}
     with pytest.raises(ConfigError) as caught:
         render(steps, {"secrets": {"K": {"env": "K"}}}, platform="FARGATE", execution_role=ROLE)
     assert [problem.path for problem in caught.value.problems] == [
@@ -255,7 +214,7 @@ def test_mounts_user_and_log_group() -> None:
 
 
 def test_the_contract_is_in_the_environment() -> None:
-    document = config({"a": {"image": "zen-runner@sha256:00"}})
+    document = resolved({"a": {"image": "zen-runner@sha256:00"}})
     [_, job] = OrchestratorBatchBackend(queue="q").render(document, "run-1")
     assert variables(job["request"]) == {
         "ZEN_RUNNER_CONFIG": wire.dumps(document),
@@ -277,12 +236,14 @@ def test_the_overrides_fit_however_large_the_config_is(size: int) -> None:
     if size == 5_000:
         assert value.startswith("gz:")
     if size >= 100_000:
-        sha = wire.sha256(wire.dumps(config({"a": {"args": {"text": text}}, "b" * 60: {}})).encode())
+        sha = wire.sha256(wire.dumps(resolved({"a": {"args": {"text": text}}, "b" * 60: {}})).encode())
         assert value == f"ref:s3://bucket/prefix/configs/{sha}.json#sha256={sha}"
 
 
 def test_tags_share_and_priority() -> None:
-    _, job = one({}, document={"name": "x" * 300 + "é!"}, tags={"team": "birds"}, share_identifier="s", priority=7)
+    backend = OrchestratorBatchBackend(queue="q", tags={"team": "birds"}, share_identifier="s", priority=7)
+    [_, document] = backend.render({**resolved({"a": {}}), "name": "x" * 300 + "é!"})
+    job = document["request"]
     assert job["tags"] == {"team": "birds", "zen-runner.run": "RUN", "zen-runner.step": "a", "zen-runner.pipeline": "x" * 256}
     assert (job["shareIdentifier"], job["schedulingPriorityOverride"]) == ("s", 7)
 
@@ -304,10 +265,10 @@ def test_batchs_own_timeout_is_behind_the_supervisors(step: dict[str, Any], argu
 
 def test_names_of_any_run_and_step_are_batchs() -> None:
     backend = OrchestratorBatchBackend(queue="q")
-    steps = {"a": {}, "a-b_c": {}, "x" * 63: {}, **members("y" * 63, 1)}
+    steps = {"a": {}, "a-b_c": {}, "x" * 63: {}, "y" * 63: {"foreach": [0]}}
     found = []
     for run, store in itertools.product(("r", "R", "r.1", "r-1", "_" * 63, "x" * 63), ("s3://a", "s3://b")):
-        documents = backend.render(config(steps, store=store), run)
+        documents = backend.render(resolved(steps, store=store), run)
         found += [document["request"]["jobName"] for document in documents if document["api"] == "SubmitJob"]
     assert all(JOB_NAME.fullmatch(name) for name in found)
     assert len({name.lower() for name in found}) == len(found) == 12 * 4  # the filter of ListJobs ignores case
@@ -326,8 +287,8 @@ def through(job: str, jobs: dict[str, dict[str, Any]]) -> list[str]:
 
 @pytest.mark.parametrize("count", [1, 20, 21, 39, 40, 41, 400, 401, 1000])
 def test_any_number_of_parents(count: int) -> None:
-    parents = [f"p{number}" for number in range(count)]
-    steps = {**{name: {} for name in parents}, "last": {"parents": parents, "image": "x:1"}, "also": {"parents": parents}}
+    parents = [f"p{number:04d}" for number in range(count)]
+    steps = {**{name: {} for name in parents}, "last": {"after": parents, "image": "x:1"}, "also": {"after": parents}}
     _, jobs = render(steps)
     assert through("last", jobs) == through("also", jobs) == parents
     assert all(len(depends(job)) <= 20 for job in jobs.values())
@@ -347,7 +308,7 @@ def test_the_order_is_kept_whatever_the_graph(data: st.DataObject) -> None:
         for number, name in enumerate(names)
     }
     done = data.draw(st.sets(st.sampled_from(names)))
-    _, jobs = render({name: {"parents": parents[name]} for name in names}, done=tuple(done))
+    _, jobs = render({name: {"after": parents[name]} for name in names}, done=tuple(done))
     assert {job for job in jobs if not job.startswith("FAN-IN-")} == set(names) - done
     for name in set(names) - done:
         assert sorted(through(name, jobs)) == sorted(set(parents[name]) - done)
@@ -356,8 +317,8 @@ def test_the_order_is_kept_whatever_the_graph(data: st.DataObject) -> None:
 def test_a_foreach_step_is_one_array_job() -> None:
     steps = {
         "first": {},
-        **members("many", 300, parents=["first"]),
-        "last": {"parents": ["first", *members("many", 300)]},
+        "many": {"foreach": list(range(300)), "after": ["first"]},
+        "last": {"after": ["first", "many"]},
     }
     _, jobs = render(steps)
     assert list(jobs) == ["first", "many", "last"]
@@ -368,13 +329,13 @@ def test_a_foreach_step_is_one_array_job() -> None:
 
 
 def test_a_foreach_of_one_is_a_plain_job() -> None:
-    _, jobs = render({**members("s", 1), "t": {"parents": ["s.0"]}})
+    _, jobs = render({"s": {"foreach": [0]}, "t": {"after": ["s"]}})
     assert list(jobs) == ["s.0", "t"] and "arrayProperties" not in jobs["s.0"]
     assert variables(jobs["s.0"])["ZEN_RUNNER_STEP"] == "s.0"
 
 
 def test_an_array_job_has_all_its_members_until_all_are_done() -> None:
-    steps = {**members("s", 3), "t": {"parents": ["s.0", "s.1", "s.2"]}}
+    steps = {"s": {"foreach": [0, 1, 2]}, "t": {"after": ["s"]}}
     _, jobs = render(steps, done=("s.0", "s.2"))
     assert list(jobs) == ["s", "t"] and jobs["s"]["arrayProperties"] == {"size": 3} and depends(jobs["t"]) == ["s"]
     _, jobs = render(steps, done=("s.0", "s.1", "s.2"))
@@ -416,7 +377,7 @@ def test_out_of_memory_is_not_tried_again_where_the_next_attempt_was_to_get_more
 
 @pytest.mark.parametrize(("retry", "found"), [({"limit": 0}, {"attempts": 1}), ({"on": []}, {"attempts": 1})])
 def test_no_retries(retry: dict[str, Any], found: dict[str, Any]) -> None:
-    assert one({"retry": {**STEP["retry"], **retry}})[1]["retryStrategy"] == found
+    assert one({"retry": retry})[1]["retryStrategy"] == found
 
 
 # -- what Batch says -----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,11 @@ from backends import wire
 from backends.outcome import TABLE
 from backends.store import open_store
 from entrypoint import cli
-from entrypoint.cli.verbs import graph
-from entrypoint.cli.verbs.replay import _docker_run
+from entrypoint.cli.verbs import VERBS, graph
+from entrypoint.cli.verbs.replay import docker_run
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.processes
 
 PIPELINE = """\
 version: 1
@@ -95,26 +97,26 @@ def run_id(done: subprocess.CompletedProcess[str]) -> str:
 def test_help_of_everything() -> None:
     top = zen("--help")
     assert top.returncode == 0
-    for name, verb in cli.VERBS.items():
+    for name, verb in VERBS.items():
         assert re.search(rf"^ +{name} +{re.escape(verb.purpose[:30])}", top.stdout, re.M)
     for row in TABLE:
         assert re.search(rf"^ +{row.code} +{row.name} +{re.escape(row.meaning)}$", top.stdout, re.M)
     assert zen("help").stdout == zen("-h").stdout == top.stdout
 
 
-@pytest.mark.parametrize("name", cli.VERBS)
+@pytest.mark.parametrize("name", VERBS)
 def test_help_of_a_verb_has_examples_that_parse(name: str) -> None:
     parser = cli.build_verb(name)
     text = parser.format_help()
     assert all(len(line) < 120 for line in text.splitlines())
-    assert cli.VERBS[name].examples
-    for command, _ in cli.VERBS[name].examples:
+    assert VERBS[name].examples
+    for command, _ in VERBS[name].examples:
         assert f"\n  {command}\n" in text + "\n"
         inner = re.search(r"zen-runner [^)>]*", command)
         assert inner is not None
-        verb, words = cli._verb(shlex.split(inner.group().rstrip('"'))[1:])
+        verb, words = cli.verb_of(shlex.split(inner.group().rstrip('"'))[1:])
         assert verb == name
-        cli._parse(verb, words)
+        cli.parse(verb, words)
     for action in parser._actions:
         assert action.help, f"{name}: {action.dest} has no help"
 
@@ -287,7 +289,7 @@ def test_graph(job: Path) -> None:
 
 def test_graph_of_a_long_chain() -> None:
     steps = {f"s{number}": {"parents": [f"s{number - 1}"] if number else [], "inputs": {}} for number in range(3000)}
-    assert sum(1 for _ in graph._tree({"steps": steps})) == 3000
+    assert sum(1 for _ in graph.tree({"steps": steps})) == 3000
 
 
 # -- runs
@@ -391,18 +393,11 @@ def slow(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[str], str]]:
     run = fresh()
     process = start("run", "-c", "slow.yaml", "--run-id", run, cwd=tmp_path)
     log = tmp_path / f"runs/runs/{run}/wait/1/log/000001.txt"
-    until(lambda: log.exists() and log.read_bytes() == b"began\n")
+    wait_until(lambda: log.exists() and log.read_bytes() == b"began\n")
     yield tmp_path, process, run
     (tmp_path / "go").touch()
     process.terminate()
     process.communicate(timeout=30)
-
-
-def until(true: Any) -> None:
-    end = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def status(cwd: Path, *args: str) -> dict[str, Any]:
@@ -477,11 +472,11 @@ def test_submit_status_logs_cancel(tmp_path: Path) -> None:
     assert (submitted.returncode, submitted.stdout) == (0, f"{run}\n"), submitted.stderr
     for verb in ("status", "logs -f", "cancel"):
         assert f"zen-runner {verb} --config slow.yaml {run}\n" in submitted.stderr
-    until(lambda: status(tmp_path)["wait"] == "running")
+    wait_until(lambda: status(tmp_path, run).get("wait") == "running")  # its driver may not have begun
     assert zen("logs", "-c", "slow.yaml", "--step", "wait", cwd=tmp_path).stdout == "began\n"
     assert zen("submit", "-c", "slow.yaml", "--run-id", run, cwd=tmp_path).returncode == 73
     assert zen("cancel", "-c", "slow.yaml", run, cwd=tmp_path).stdout == f"run {run} was asked to stop\n"
-    until(lambda: status(tmp_path)["run"] == "terminated")
+    wait_until(lambda: status(tmp_path)["run"] == "terminated")
     assert zen("cancel", "-c", "slow.yaml", run, cwd=tmp_path).stdout == f"run {run} has ended already: terminated\n"
     assert '"event":"run_finished"' in zen("logs", "-c", "slow.yaml", "--driver", cwd=tmp_path).stdout
 
@@ -503,7 +498,7 @@ def test_following_goes_on_with_the_next_attempt(tmp_path: Path) -> None:
     )
     run = fresh()
     process = start("run", "-c", "retried.yaml", "--run-id", run, cwd=tmp_path)
-    until(lambda: (tmp_path / f"runs/runs/{run}/try/1/claim.json").exists())
+    wait_until(lambda: (tmp_path / f"runs/runs/{run}/try/1/claim.json").exists())
     followers = [start("logs", "--store", "runs", run, "-f", *more, cwd=tmp_path) for more in ((), ("--step", "try"))]
     for follower in followers:  # each reads the first attempt before it may end
         assert follower.stdout is not None and "up" in follower.stdout.readline()
@@ -560,7 +555,7 @@ def test_replay_names_secrets_and_limits() -> None:
         "secrets": ["API_KEY"],
         "resources": {"cpu": 1.5, "memory": 1 << 30, "gpu": 1},
     }
-    words = _docker_run(replay, {"AWS_REGION": "eu-west-1", "HOME": "/root"})
+    words = docker_run(replay, {"AWS_REGION": "eu-west-1", "HOME": "/root"})
     assert {"--cpus=1.5", "--memory=1073741824", "--gpus=1", "--env=API_KEY", "--env=AWS_REGION"} < set(words)
     assert not any(word.startswith(("--volume", "--user", "--env=HOME")) for word in words)
     assert words[-1] == "zen-runner:cuda"

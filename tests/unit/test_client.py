@@ -18,6 +18,9 @@ from backends.orchestrator.local import OrchestratorLocalBackend
 from backends.process import process_start, whoami
 from backends.store import claims, open_store, records
 from backends.store.base import Store
+from tests.support.configs import resolved
+
+pytestmark = pytest.mark.processes
 
 LOCAL = OrchestratorLocalBackend()
 
@@ -36,8 +39,7 @@ def process() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def config(store: Store) -> dict[str, Any]:
-    steps = {"a": {"parents": []}, "b": {"parents": ["a"]}, "c": {"parents": []}}
-    return {"version": 1, "name": "p", "store": store.url, "steps": steps}
+    return resolved({"a": {}, "b": {"after": ["a"]}, "c": {}}, store=store.url)
 
 
 def handle(store: Store, pid: int, **changed: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import pytest
 from backends import errors
 from backends.shipping import ignore, listing
 from backends.shipping.archive import digest, pack, unpack
-from tests import helpers
+from tests.support import running
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="no git here")
 
@@ -72,6 +72,7 @@ def test_everything_ships_where_nothing_decides_and_what_never_ships_does_not(tm
 
 
 @needs_git
+@pytest.mark.processes
 def test_git_decides_in_a_work_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     git(tmp_path, "init", "-q")
     tree(tmp_path, "job/tracked.py", "job/gone.py", "job/forced.log", "elsewhere.py", "job/.venv2/pyvenv.cfg", "job/.venv2/x")
@@ -87,6 +88,7 @@ def test_git_decides_in_a_work_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @needs_git
+@pytest.mark.processes
 def test_a_repository_in_the_repository_ships_by_its_own_rules(tmp_path: Path) -> None:
     for root in (tmp_path, tmp_path / "inner"):
         root.mkdir(exist_ok=True)
@@ -103,6 +105,7 @@ def test_a_repository_in_the_repository_ships_by_its_own_rules(tmp_path: Path) -
 
 
 @needs_git
+@pytest.mark.processes
 def test_a_directory_that_git_ignores_whole_is_an_error_and_not_an_empty_archive(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     (tmp_path / ".gitignore").write_text("build/\n")
@@ -114,6 +117,7 @@ def test_a_directory_that_git_ignores_whole_is_an_error_and_not_an_empty_archive
 
 
 @needs_git
+@pytest.mark.processes
 def test_what_git_says_against_it_reaches_the_user(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     (tmp_path / ".git/config").write_text("[core\n")
@@ -130,6 +134,7 @@ def test_a_checkout_without_git_ships_whole_with_a_warning(tmp_path: Path, monke
 
 
 @needs_git
+@pytest.mark.processes
 def test_zenignore_decides_alone(tmp_path: Path) -> None:
     git(tmp_path, "init", "-q")
     tree(tmp_path, "kept.log", "data/a.csv", "data/keep.csv", "src/b.py", "deep/data/c.csv")
@@ -169,6 +174,7 @@ def pattern(draw: random.Random) -> str:
 
 
 @needs_git
+@pytest.mark.processes
 def test_patterns_match_as_git_matches_them(tmp_path: Path) -> None:
     work = tmp_path / "work"
     for folder in ("", "a/", "b/", "foo/", "a/b/", "foo/a/", "a/foo/b/", "b/b/"):
@@ -179,7 +185,7 @@ def test_patterns_match_as_git_matches_them(tmp_path: Path) -> None:
         text = "\n".join(pattern(draw) for _ in range(draw.choice([1, 2, 3, 4])))
         (tmp_path / "rules").write_text(text + "\n")
         expected = set(git(work, "ls-files", "-o", "-z", "-X", "../rules").split("\0")) - {""}
-        assert set(listing._walk(str(work), ignore.parse(text, "rules"), set())) == expected, (seed, text)
+        assert set(listing.walk(str(work), ignore.parse(text, "rules"), set())) == expected, (seed, text)
 
 
 # ------------------------------------------------------------------------------------------------------- links, specials
@@ -454,7 +460,7 @@ def test_modules_that_hide_the_standard_librarys_are_warned_of(tmp_path: Path) -
 
 def test_the_shipped_example_is_small_and_packs_alike_from_a_copy(tmp_path: Path) -> None:
     example = tmp_path / "penguins"
-    shutil.copytree(helpers.ROOT / "examples/penguins", example, ignore=shutil.ignore_patterns("__pycache__", "runs", ".*"))
+    shutil.copytree(running.ROOT / "examples/penguins", example, ignore=shutil.ignore_patterns("__pycache__", "runs", ".*"))
     receipt = pack(str(example), str(tmp_path / "a.tar.gz"))
     assert receipt["largest"][0]["path"] == "data/penguins.csv"
     assert receipt["bytes"] < 60_000 and receipt["warnings"] == []

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from backends import wire
 from backends.errors import ConfigError
 from backends.orchestrator.docker import OrchestratorDockerBackend
 from backends.orchestrator.docker.render import Renderer
-from tests import helpers
+from tests.support import configs
 
 PLAIN = OrchestratorDockerBackend()
 
 
 def resolved(folder: Path, steps: dict[str, Any], **document: Any) -> dict[str, Any]:
-    path = helpers.config(folder, **{"code": None, **document, "steps": steps})
-    ended = helpers.run("resolve", "--config", str(path), "--output", "json", cwd=folder)
-    assert ended.code == 0, ended.errors
-    config: dict[str, Any] = wire.loads(ended.stdout)
-    return config
+    return configs.resolved(steps, base=str(folder), **{"store": str(folder / "store"), **document})
 
 
-def one(folder: Path, step: dict[str, Any], /, backend: OrchestratorDockerBackend = PLAIN, **document: Any) -> dict[str, Any]:
+def one(folder: Path, step: dict[str, Any], backend: OrchestratorDockerBackend = PLAIN, /, **document: Any) -> dict[str, Any]:
     """Return the only document of a pipeline of one step."""
-    [found] = backend.render(resolved(folder, {"a": {"run": ["true"], **step}}, **document))
+    [found] = backend.render(resolved(folder, {"a": step}, **document))
     return found
 
 
@@ -39,9 +35,11 @@ def mounts(body: dict[str, Any]) -> list[tuple[str, bool]]:
     return [(mount["Target"], not mount["ReadOnly"]) for mount in body["HostConfig"]["Mounts"]]
 
 
-def body(config: dict[str, Any], step: str = "a", memory: int | None = None, **environ: str) -> dict[str, Any]:
+def body(
+    config: dict[str, Any], step: str = "a", *, memory: int | None = None, environ: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Return what a launcher would create, in an environment."""
-    return Renderer(PLAIN, config).body(step, memory, environ=environ)
+    return Renderer(PLAIN, config).body(step, memory, environ=environ or {})
 
 
 def test_only_the_store_can_be_written_and_code_inputs_and_secrets_are_mounted_beside_it(tmp_path: Path) -> None:
@@ -121,16 +119,18 @@ def test_credentials_go_only_where_a_bucket_is_read_or_written(tmp_path: Path) -
     config = resolved(tmp_path, steps)
     cloud = {name for name in environ if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))}
     for step, expected in (("plain", {"HTTPS_PROXY"}), ("reads", {"HTTPS_PROXY"} | cloud)):
-        assert set(variables(body(config, step, **environ))) & set(environ) == expected
+        assert set(variables(body(config, step, environ=environ))) & set(environ) == expected
     config = resolved(tmp_path, steps, store="s3://bucket/runs")
-    assert set(variables(body(config, "plain", **environ))) >= cloud
-    assert mounts(body(config, "plain", **environ)) == []
+    assert set(variables(body(config, "plain", environ=environ))) >= cloud
+    assert mounts(body(config, "plain", environ=environ)) == []
 
 
 def test_what_a_passed_variable_names_is_mounted(tmp_path: Path) -> None:
     bundle = tmp_path / "ca.pem"
     bundle.write_text("x")
-    found = body(resolved(tmp_path, {"a": {"run": ["true"]}}), SSL_CERT_FILE=str(bundle), CURL_CA_BUNDLE="/no/such.pem")
+    found = body(
+        resolved(tmp_path, {"a": {"run": ["true"]}}), environ={"SSL_CERT_FILE": str(bundle), "CURL_CA_BUNDLE": "/no/such.pem"}
+    )
     assert variables(found)["SSL_CERT_FILE"] == str(bundle)
     assert mounts(found)[1:] == [(str(bundle), False)]
 
@@ -140,7 +140,7 @@ def test_secrets_are_passed_by_name_and_rendered_without_their_values(tmp_path: 
     found = one(tmp_path, {}, secrets={"KEY": {"env": "TOKEN"}})
     assert "TOKEN" in found["passed"] and "hunter2" not in json.dumps(found)
     config = resolved(tmp_path, {"a": {"run": ["true"]}}, secrets={"KEY": {"env": "TOKEN"}})
-    given = body(config, TOKEN="hunter2")
+    given = body(config, environ={"TOKEN": "hunter2"})
     assert variables(given)["TOKEN"] == "hunter2" and "hunter2" not in json.dumps(given["Labels"])
 
 

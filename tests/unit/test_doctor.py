@@ -15,19 +15,19 @@ import pytest
 from backends.errors import ConfigError
 from entrypoint.cli import doctor
 from entrypoint.cli.doctor import FAIL, NOT_APPLICABLE, OK, WARN, Finding, Place
+from tests.support.configs import resolved
 
 
 def check(name: str, environ: dict[str, str] | None = None, **place: Any) -> Finding:
     """Run one check through the front door."""
     where = Place({**os.environ, **(environ or {})}, **place)
-    [finding] = doctor.examine(where, checks={name: doctor._CHECKS[name]})
+    [finding] = doctor.examine(where, checks={name: doctor.CHECKS[name]})
     return finding
 
 
 def config(**step: Any) -> dict[str, Any]:
-    """Return as much of a resolved config as the checks read."""
-    whole = {"run": ["true"], "resources": {"cpu": None, "memory": None, "gpu": 0}, **step}
-    return {"name": "demo", "backend": {"type": "orchestrator", "source": "local", "args": {}}, "steps": {"train": whole}}
+    """Return the resolved config of one step."""
+    return resolved({"train": step})
 
 
 def script(path: Path, text: str) -> str:
@@ -36,6 +36,7 @@ def script(path: Path, text: str) -> str:
     return str(path)
 
 
+@pytest.mark.processes
 def test_everything_is_checked_and_nothing_breaks_here(tmp_path: Path) -> None:
     findings = doctor.examine(Place(os.environ, config(), store=str(tmp_path)))
     assert [finding.name for finding in findings] == list(doctor.NAMES)
@@ -44,6 +45,7 @@ def test_everything_is_checked_and_nothing_breaks_here(tmp_path: Path) -> None:
     assert all(finding.fix for finding in findings if finding.state in (WARN, FAIL))
 
 
+@pytest.mark.processes
 def test_python_of_the_user(tmp_path: Path) -> None:
     assert check("python", {"ZEN_RUNNER_PYTHON": sys.executable}).state == OK
     missing = check("python", {"ZEN_RUNNER_PYTHON": "/no/such/python"})
@@ -55,6 +57,7 @@ def test_python_of_the_user(tmp_path: Path) -> None:
         assert check("python", {"ZEN_RUNNER_PYTHON": script(tmp_path / "odd", text)}).state == FAIL
 
 
+@pytest.mark.processes
 def test_engines_of_the_steps(tmp_path: Path) -> None:
     assert check("engines", config=config()).state == NOT_APPLICABLE
     bare = script(tmp_path / "bare", "exit 1")
@@ -100,8 +103,9 @@ def test_disk_tells_of_a_temporary_directory_that_is_not_there() -> None:
     assert finding.fix
 
 
+@pytest.mark.processes
 def test_what_the_steps_need(tmp_path: Path) -> None:
-    huge = config(resources={"cpu": None, "memory": 1 << 60, "gpu": 0})
+    huge = config(resources={"memory": 1 << 60})
     assert "step 'train' asks for more memory" in check("cgroup", config=huge).detail
     without_java = {"JAVA_HOME": "", "PATH": str(tmp_path)}
     assert check("jvm", without_java).state == NOT_APPLICABLE
@@ -114,7 +118,7 @@ def test_what_the_steps_need(tmp_path: Path) -> None:
 
 
 def test_gpu_that_a_step_asks_for() -> None:
-    finding = check("gpu", config=config(resources={"cpu": None, "memory": None, "gpu": 1}))
+    finding = check("gpu", config=config(resources={"gpu": 1}))
     if os.path.exists("/dev/nvidia0"):
         assert finding.state == OK
     else:
@@ -125,7 +129,7 @@ def test_gpu_that_a_step_asks_for() -> None:
 def test_engine_is_only_missed_where_it_is_used() -> None:
     nowhere = {"DOCKER_HOST": "unix:///no/such/docker.sock"}
     assert check("engine", nowhere).state == NOT_APPLICABLE
-    docker = {**config(), "backend": {"type": "orchestrator", "source": "docker", "args": {}}}
+    docker = resolved({"train": {}}, backend={"type": "orchestrator", "source": "docker"})
     missed = check("engine", nowhere, config=docker)
     assert (missed.state, bool(missed.fix)) == (FAIL, True)
 
@@ -162,6 +166,7 @@ def run(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, env={**os.environ, **environ}, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.processes
 def test_command_line(tmp_path: Path) -> None:
     good = run("--store", str(tmp_path), "--output", "json", ZEN_RUNNER_PYTHON=sys.executable)
     said = json.loads(good.stdout)

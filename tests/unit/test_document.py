@@ -17,7 +17,8 @@ from backends.config import document
 from backends.config.builder import Builder
 from backends.config.events import json_events, yaml_events
 from backends.errors import ConfigError
-from tests.helpers import ROOT
+from tests.support.documents import BOMBS, DEEP, PLAIN, TEXT
+from tests.support.running import ROOT
 
 
 @pytest.fixture(params=["libyaml", "pure Python"])
@@ -153,17 +154,6 @@ def test_flow_yaml_may_begin_like_json() -> None:
     assert data("{a: 1, b: [x]}") == {"a": 1, "b": ["x"]}
 
 
-DEEP = {
-    "flow lists": "[" * 100_000,
-    "flow mappings": "{a: " * 100_000,
-    "block lists": "- " * 100_000,
-    "block mappings": "".join(" " * n + "a:\n" for n in range(200)),
-    "closed": "[" * 101 + "]" * 101,
-    "JSON": '{"a":' * 100_000,
-    "closed JSON": '{"a":' * 102 + "1" + "}" * 102,
-}
-
-
 @pytest.mark.parametrize("name", DEEP)
 def test_deep_nesting_is_refused(parser: str, name: str) -> None:
     assert "more than 100 levels deep; make it flatter" in refusal(DEEP[name])
@@ -174,35 +164,22 @@ def test_a_hundred_levels_are_read(parser: str) -> None:
     assert data('{"a":' * 100 + "1" + "}" * 100)
 
 
-def _bomb(width: int = 9, height: int = 12) -> str:
-    lines = [f"a0: &a0 [{','.join(['x'] * width)}]"]
-    lines += [f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * width)}]" for n in range(1, height)]
-    return "\n".join(lines)
-
-
-BOMBS = {
-    "billion laughs": _bomb(),
-    "quadratic text": "a: &a " + "x" * 1_000_000 + "\nb: [" + ",".join(["*a"] * 1000) + "]",
-    "merged": "a: &a {" + ", ".join(f"k{n}: 1" for n in range(5000)) + "}\nb:\n" + "  - <<: *a\n" * 5000,
-    "merged often": "a: &a {" + ", ".join(f"k{n}: 1" for n in range(5000)) + "}\nb: {<<: [" + ",".join(["*a"] * 5000) + "]}",
-    "many values": "a: [" + "[]," * 1_100_000 + "]",
-}
-
-
 @pytest.mark.parametrize("name", BOMBS)
+@pytest.mark.large
 def test_bombs_are_refused(name: str) -> None:
     assert "too much in one config: more than 1,000,000 values or 64 MiB of text once its aliases are written out" in refusal(
         BOMBS[name]
     )
 
 
+@pytest.mark.processes
 def test_hostile_documents_stay_within_bounds() -> None:
     """All of them, in a process that may use 512 MiB and a minute: none of them crashes it."""
     program = """
         import sys
         from backends.config import document
         from backends.errors import ConfigError
-        from tests.unit.test_document import BOMBS, DEEP
+        from tests.support.documents import BOMBS, DEEP
         for name, text in {**BOMBS, **DEEP}.items():
             try:
                 document.parse(text.encode(), "cfg.yaml")
@@ -282,15 +259,6 @@ def test_places(parser: str) -> None:
     assert doc.places(wanted) == wanted
 
 
-# What YAML wants escaped in another way than JSON is left out: control characters and its extra line ends.
-TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp"]), max_size=8)
-PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers(-(10**20), 10**20) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
-    lambda children: st.lists(children, max_size=4) | st.dictionaries(TEXT, children, max_size=4),
-    max_leaves=15,
-)
-
-
 def _paths(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [path, *(below for key, item in items for below in _paths(item, (*path, key)))]
@@ -323,6 +291,7 @@ def test_any_bytes_are_data_or_a_config_error(text: bytes) -> None:
             assert str(error).startswith(origin)
 
 
+@pytest.mark.large
 def test_five_megabytes_are_read() -> None:
     steps = "".join(f"  s{n}: {{run: [echo, '{'x' * 400}']}}\n" for n in range(12_000))
     text = "version: 1\nsteps:\n" + steps

@@ -22,15 +22,15 @@ from backends.execution import Execution
 from backends.orchestrator.driven.driver import WAKE, drive
 from backends.store import claims, open_store, records
 from backends.store.base import Store
+from tests.support.configs import resolved
 
 Parents = Mapping[str, list[str]]
 
 
 def pipeline(parents: Parents, **common: Any) -> dict[str, Any]:
-    """Return as much of a resolved config as the driver reads; ``common`` replaces values in every step."""
-    retry = {"limit": 0, "on": ["infra", "terminated"], "backoff": 0.0, "memory_factor": 1.0} | common.pop("retry", {})
-    step = {"resources": {"cpu": None, "memory": None, "gpu": 0}, "retry": retry} | common
-    return {"name": "p", "version": 1, "steps": {name: {**step, "parents": list(of)} for name, of in parents.items()}}
+    """Return a resolved config; ``common`` is in every step, and none is tried again unless it says so."""
+    step = {**common, "retry": {"limit": 0, "backoff": 0.0, **common.get("retry", {})}}
+    return resolved({name: {**step, "after": of} for name, of in parents.items()})
 
 
 class Script:
@@ -59,7 +59,7 @@ class Script:
         self.running.append((step, claims.claim(self.store, self.run, step, {})))
         self.most = max(self.most, len(self.running))
 
-    def wait(self, timeout: float | None) -> list[dict[str, Any]]:
+    def wait(self, timeout: float | None) -> list[Any]:
         self.timeouts.append(timeout)
         for index, (step, attempt) in enumerate(self.running):
             script = self.script.get(step) or ["success"]
@@ -128,8 +128,8 @@ def test_a_pipeline_runs_to_its_end(store: Store) -> None:
 
 
 def test_a_pipeline_without_steps_succeeds(store: Store) -> None:
-    summary, _ = go(store, pipeline({}), Script(store))
-    assert summary["class"] == "success"
+    summary, _ = go(store, {**pipeline({"a": []}), "steps": {}}, Script(store))
+    assert (summary["class"], summary["steps"]) == ("success", {})
 
 
 def test_run_json_says_running_while_it_does(store: Store) -> None:
@@ -185,7 +185,9 @@ def test_what_is_retried_is_what_the_table_and_the_config_say(store: Store, name
 @pytest.mark.parametrize("name", [row.name for row in outcome.TABLE if row.name != "success"])
 def test_some_classes_are_never_retried(store: Store, name: str) -> None:
     asked = Script(store, {"a": [name]})
-    go(store, pipeline({"a": []}, retry={"limit": 1, "on": [name]}), asked)
+    config = pipeline({"a": []}, retry={"limit": 1})
+    config["steps"]["a"]["retry"]["on"] = [name]  # which the resolver refuses for most
+    go(store, config, asked)
     assert len(asked.started) == 1 + (name in outcome.RETRIABLE)
 
 
@@ -220,9 +222,9 @@ def test_backoff_is_not_the_same_for_all() -> None:
 def test_each_oom_raises_the_memory_by_the_factor(store: Store) -> None:
     launcher = Script(store, {"a": ["oom", "infra", "oom"]})
     retry = {"limit": 3, "on": ["oom", "infra"], "memory_factor": 1.5}
-    resources = {"cpu": None, "memory": 1000, "gpu": 0}
-    summary, _ = go(store, pipeline({"a": [], "b": ["a"]}, retry=retry, resources=resources), launcher)
-    assert launcher.memory == [1000, 1500, 1500, 2250, 1000]
+    config = pipeline({"a": [], "b": ["a"]}, retry=retry, resources={"memory": "1000Mi"})
+    summary, _ = go(store, config, launcher)
+    assert launcher.memory == [mib << 20 for mib in (1000, 1500, 1500, 2250, 1000)]
     assert summary["class"] == "success"
 
 
@@ -418,7 +420,7 @@ class Failing(Script):
         self.fail("start")
         super().start(step, memory)
 
-    def wait(self, timeout: float | None) -> list[dict[str, Any]]:
+    def wait(self, timeout: float | None) -> list[Any]:
         self.fail("wait")
         return super().wait(timeout)
 
@@ -475,6 +477,8 @@ def test_a_store_that_fails_at_the_start_starts_nothing(store: Store, monkeypatc
 
 
 def test_a_cycle_is_refused_before_anything_is_written(store: Store) -> None:
+    config = pipeline({"a": [], "b": ["a"]})
+    config["steps"]["a"]["parents"] = ["b"]
     with pytest.raises(ConfigError, match="in a cycle"):
-        go(store, pipeline({"a": ["b"], "b": ["a"]}), Script(store))
+        go(store, config, Script(store))
     assert records.read_run(store, "r") is None

@@ -14,7 +14,7 @@ import urllib3
 
 from backends.errors import ConfigError, InfraError, PlacementError, ZenRunnerError
 from backends.orchestrator.docker.engine import engine
-from tests import helpers
+from tests.support import running
 
 
 def refusal(status: int, why: str) -> docker.errors.APIError:
@@ -59,8 +59,9 @@ def test_a_fault_of_ours_stays_what_it_is() -> None:
         raise requests.ReadTimeout
 
 
+@pytest.mark.processes
 def test_a_missing_package_is_named() -> None:
     code = "import sys; sys.modules['docker'] = None; from backends.orchestrator.docker.engine import connect; connect(1, 1)"
-    done: Any = subprocess.run([sys.executable, "-c", code], cwd=helpers.ROOT, capture_output=True, text=True, check=False)
+    done: Any = subprocess.run([sys.executable, "-c", code], cwd=running.ROOT, capture_output=True, text=True, check=False)
     last = done.stderr.splitlines()[-1]
     assert "PlacementError" in last and "pip install 'zen-runner[docker]'" in last

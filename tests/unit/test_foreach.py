@@ -17,9 +17,8 @@ from backends.store import open_store
 from entrypoint.cli import reporters
 from entrypoint.cli.report import folded, together
 from entrypoint.runtime import load
-from tests.unit.test_document import PLAIN
-from tests.unit.test_resolve import problems, resolved
-from tests.unit.test_spec import accepts
+from tests.support.configs import problems, read
+from tests.support.documents import PLAIN, accepts
 
 
 def config(**steps: Any) -> dict[str, Any]:
@@ -31,7 +30,7 @@ def done(document: dict[str, Any]) -> dict[str, Any]:
     found = resolve.resolve(document, "/base", "cfg", {})
     text = wire.dumps(found)
     assert wire.dumps(resolve.resolve(wire.loads(text), "/elsewhere", "other", {"HOME": "/h"})) == text
-    assert load._resolved(text.encode()) == found
+    assert load.read_resolved(text.encode()) == found
     steps: dict[str, Any] = found["steps"]
     assert all(set(step["parents"]) <= set(steps) for step in steps.values())
     return steps
@@ -62,7 +61,7 @@ steps:
 
 
 def test_a_step_for_each_item() -> None:
-    steps = resolved(TEXT)["steps"]
+    steps = read(TEXT)["steps"]
     assert list(steps) == ["train.0", "train.1", "first", "compare", "last"]
     one, two = steps["train.0"], steps["train.1"]
     assert one["foreach"] == {"of": "train", "index": 0, "size": 2, "item": {"species": "adelie", "lr": 0.1}}
@@ -83,7 +82,7 @@ def test_a_step_for_each_item() -> None:
 
 
 def test_what_comes_after_waits_for_all_items() -> None:
-    steps = resolved(TEXT)["steps"]
+    steps = read(TEXT)["steps"]
     members = ["train.0", "train.1"]
     gathered = {"models": {"gather": [{"step": name, "output": "model"} for name in members]}}
     assert (steps["compare"]["inputs"], steps["compare"]["parents"]) == (gathered, members)
@@ -118,9 +117,9 @@ def test_items_from_an_arg() -> None:
 
 
 def test_items_and_values_of_options() -> None:
-    assert list(resolved(TEXT, "steps.train.foreach=[{species: x, lr: 3}]")["steps"])[:2] == ["train.0", "first"]
-    text = wire.dumps(resolved(TEXT))
-    assert resolved(text, "steps.train.1.args.lr=9", "steps.train.1.timeout=3")["steps"]["train.1"]["args"]["lr"] == 9
+    assert list(read(TEXT, "steps.train.foreach=[{species: x, lr: 3}]")["steps"])[:2] == ["train.0", "first"]
+    text = wire.dumps(read(TEXT))
+    assert read(text, "steps.train.1.args.lr=9", "steps.train.1.timeout=3")["steps"]["train.1"]["args"]["lr"] == 9
     assert problems(text, "steps.train.7.timeout=3") == [
         "--set: steps.train.7.timeout: no step 'train' (did you mean 'train.1'?)"
     ]
@@ -226,7 +225,7 @@ def test_too_many_items_and_too_many_edges() -> None:
 
 
 def test_a_resolved_config_that_was_tampered_with_is_refused() -> None:
-    text = wire.dumps(resolved(TEXT))
+    text = wire.dumps(read(TEXT))
     for path, value in (("index", 5), ("size", 3), ("of", "x"), ("item", None), ("more", 1)):
         whole = json.loads(text)
         foreach = whole["steps"]["train.1"]["foreach"]
@@ -242,6 +241,7 @@ def test_a_resolved_config_that_was_tampered_with_is_refused() -> None:
         resolve.resolve(whole, "/", "x", {})
 
 
+@pytest.mark.large
 def test_ten_thousand_items() -> None:
     items = [{"text": "x" * 450, "n": index} for index in range(10_000)]
     make = {"run": ["p", "{item.text}"], "outputs": ["o"], "foreach": items}
@@ -331,8 +331,8 @@ def test_a_large_group_is_one_row_while_it_runs(tmp_path: Path) -> None:
     try:
         live.report("step_started", step="a.3", attempt=1)
         live.report("step_finished", record={"step": "a.4", "class": "success", "exit_code": 0, "seconds": 1.0})
-        assert list(live._shown(5)) == ["a", "b"]
-        assert live._state("a") == ("running", "38 waiting, 1 running, 1 success")
-        assert live._state("b") == ("waiting", "waiting")
+        assert list(live.shown_units(5)) == ["a", "b"]
+        assert live.state_of("a") == ("running", "38 waiting, 1 running, 1 success")
+        assert live.state_of("b") == ("waiting", "waiting")
     finally:
         live.close()

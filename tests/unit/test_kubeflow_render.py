@@ -77,16 +77,16 @@ def test_kfp_compiles_the_same_from_its_own_language(tmp_path: Path) -> None:
     carried = variables(documents, "make")["ZEN_RUNNER_CONFIG"]
     tail = ["/usr/bin/tini", "-s", "--", "/usr/bin/zen-runner"]
 
-    @dsl.container_component
-    def make(
+    @dsl.container_component  # type: ignore[untyped-decorator]
+    def make(  # type: ignore[no-untyped-def] # kfp reads the annotations
         zen_run_id: str,
         zen_attempt: str,
         make_n: int,
         make_rate: float,
         make_text: str,
         make_on: bool,
-        make_sizes: list,
-        make_more: dict,
+        make_sizes: list,  # type: ignore[type-arg]
+        make_more: dict,  # type: ignore[type-arg]
     ):
         return dsl.ContainerSpec(
             image="zen-runner:cpu",
@@ -104,8 +104,8 @@ def test_kfp_compiles_the_same_from_its_own_language(tmp_path: Path) -> None:
             ],
         )
 
-    @dsl.container_component
-    def train(zen_run_id: str, zen_attempt: str):
+    @dsl.container_component  # type: ignore[untyped-decorator]
+    def train(zen_run_id: str, zen_attempt: str):  # type: ignore[no-untyped-def]
         filled = [f"ZEN_RUNNER_RUN_ID={zen_run_id}", f"ZEN_RUNNER_ATTEMPT={zen_attempt}"]
         return dsl.ContainerSpec(image=DOCUMENT["steps"]["train"]["image"], command=["/usr/bin/env", *filled, *tail])
 
@@ -117,14 +117,14 @@ def test_kfp_compiles_the_same_from_its_own_language(tmp_path: Path) -> None:
         kubernetes.set_image_pull_policy(task, "Always")
         kubernetes.set_image_pull_secrets(task, ["registry"])
 
-    @dsl.pipeline(name="demo", display_name="demo")
+    @dsl.pipeline(name="demo", display_name="demo")  # type: ignore[untyped-decorator]
     def pipeline(
         make_n: int = 3,
         make_rate: float = 0.5,
         make_text: str = "a: b",
         make_on: bool = True,
-        make_sizes: list = [1, 2],  # noqa: B006
-        make_more: dict = {"k": "v"},  # noqa: B006
+        make_sizes: list = [1, 2],  # type: ignore[type-arg] # noqa: B006
+        make_more: dict = {"k": "v"},  # type: ignore[type-arg] # noqa: B006
     ) -> None:
         own = {"zen_run_id": "r1", "zen_attempt": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
         first = make(

@@ -20,7 +20,7 @@ from backends import wire
 from backends.config import resolve, shape
 from backends.errors import ConfigError, InfraError, UsageError
 from entrypoint.runtime import load
-from tests.helpers import ROOT
+from tests.support.running import ROOT
 
 TEXT = b"version: 1\nsteps:\n  hello: {run: [echo, hello]}\n"
 RESOLVED = resolve.resolve({"version": 1, "steps": {"hello": {"run": ["echo", "hello"]}}}, "/base", "quick", {})
@@ -115,6 +115,7 @@ def test_a_path_where_the_config_itself_belongs(config: Path) -> None:
     )
 
 
+@pytest.mark.processes
 def test_standard_input_and_pipes(tmp_path: Path) -> None:
     program = "import sys\nfrom entrypoint.runtime import load\ns = load.find(sys.argv[1], {})\nprint(s.data, s.origin, s.base)"
     for argument in ("-", "/dev/stdin"):
@@ -207,6 +208,7 @@ def test_an_unreachable_server_is_no_fault_of_the_config(monkeypatch: pytest.Mon
         load.find("http://127.0.0.1:9/x?token=s", {})
 
 
+@pytest.mark.large
 def test_a_reference_into_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
     import boto3
     from moto.server import ThreadedMotoServer
@@ -331,6 +333,7 @@ def test_an_override_without_a_value_is_a_usage_error() -> None:
             _load(TEXT, text, origin="cfg.yaml")
 
 
+@pytest.mark.processes
 def test_the_quick_way_imports_next_to_nothing(tmp_path: Path) -> None:
     path = tmp_path / "config.json"
     path.write_text(wire.dumps(RESOLVED))

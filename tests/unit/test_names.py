@@ -27,6 +27,7 @@ def test_a_name_is_valid_and_the_same_each_time(rule: str, given_parts: list[str
 
 
 @given(rules, st.lists(parts, min_size=2, max_size=20, unique_by=tuple))
+@pytest.mark.large
 def test_no_two_are_one(rule: str, many: list[list[str]]) -> None:
     assert len({names.fit(getattr(names, rule), *some) for some in many}) == len(many)
 

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +150,13 @@ def test_json_keeps_stdout_for_events(store: Store) -> None:
 
 
 def test_report_of_a_success_names_what_was_made(store: Store) -> None:
-    artifact = {"key": "runs/r1/train/1/out/model", "digest": "sha256:0", "size": 13_200, "kind": "file", "files": 1}
+    artifact: dict[str, Any] = {
+        "key": "runs/r1/train/1/out/model",
+        "digest": "sha256:0",
+        "size": 13_200,
+        "kind": "file",
+        "files": 1,
+    }
     good = record("train", outputs={"model": artifact}, values={"accuracy": 0.97, "long": "x" * 500})
     lines = finish(summary(good, resumed=["train"]), config("train"), store, "")
     text = "\n".join(lines)
@@ -193,10 +200,17 @@ def test_report_of_a_large_pipeline_stays_short(store: Store) -> None:
     assert "… and 4995 more failed steps" in lines
 
 
-def test_a_reader_that_has_gone_away_is_no_error() -> None:
+def test_a_reader_that_goes_away_is_no_error() -> None:
     read, write = os.pipe()
+    writer = threading.Thread(target=write_fd, args=(write, b"x" * (1 << 20)))  # more than a pipe holds
+    writer.start()
+    assert os.read(read, 10) == b"x" * 10
     os.close(read)
+    writer.join(10)
+    assert not writer.is_alive()
     write_fd(write, b"nobody hears this")
+    with pytest.raises(BrokenPipeError):
+        os.write(write, b"nor this")
     os.close(write)
 
 
@@ -209,6 +223,7 @@ def test_a_reader_that_has_gone_away_is_no_error() -> None:
         ({"TERM": "", "NO_COLOR": ""}, False, False),
     ],
 )
+@pytest.mark.processes
 def test_terminal(tmp_path: Path, environ: dict[str, str], live: bool, colour: bool) -> None:
     said = on_terminal(
         """

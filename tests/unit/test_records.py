@@ -146,6 +146,7 @@ def test_a_heartbeat_is_life(store: Store) -> None:
         claims.claim(store, "r", "s", {})
 
 
+@pytest.mark.processes
 def test_a_process_that_is_gone_is_dead_at_once(store: Store) -> None:
     claims.claim(store, "r", "s", dead_process())
     second = claims.claim(store, "r", "s", {})
@@ -156,6 +157,7 @@ def test_a_process_that_is_gone_is_dead_at_once(store: Store) -> None:
 
 
 @pytest.mark.parametrize("change", [{"boot": "x"}, {"pid_ns": "pid:[1]"}, {"host": "x"}, {"pid_start": None}])
+@pytest.mark.processes
 def test_a_process_that_can_t_be_seen_from_here_is_given_its_time(store: Store, change: dict[str, Any]) -> None:
     claims.claim(store, "r", "s", {**dead_process(), **change})
     with pytest.raises(DuplicateError):
@@ -167,6 +169,7 @@ def test_a_pid_that_is_somebody_else_s_now_is_not_the_owner(store: Store) -> Non
     assert claims.claim(store, "r", "s", {}).number == 2
 
 
+@pytest.mark.processes
 def test_a_zombie_is_dead(store: Store) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     start = process_start(child.pid)
@@ -180,6 +183,7 @@ def test_a_zombie_is_dead(store: Store) -> None:
     child.communicate()
 
 
+@pytest.mark.processes
 def test_a_good_result_that_came_late_counts(store: Store) -> None:
     first = claims.claim(store, "r", "s", dead_process())
     first.finish(GOOD)
@@ -190,6 +194,7 @@ def test_a_good_result_that_came_late_counts(store: Store) -> None:
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"class":"succ', b"[]", b"{}", b"\xff", b"null"])
+@pytest.mark.processes
 def test_a_torn_result_is_none(store: Store, torn: bytes) -> None:
     claims.claim(store, "r", "s", dead_process())
     store.put("runs/r/s/1/result.json", torn)
@@ -217,6 +222,7 @@ def test_a_folder_without_a_claim_is_no_attempt(store: Store) -> None:
 
 
 @pytest.mark.parametrize("source", ["heartbeat", "v2", "v1", "nothing new"])
+@pytest.mark.processes
 def test_the_dead_one_s_counters_tell_oom(store: Store, tmp_path: Path, source: str) -> None:
     owner = {**dead_process(), "cgroup": str(tmp_path), "oom_kill": 2}
     if source == "v2":
@@ -233,6 +239,7 @@ def test_the_dead_one_s_counters_tell_oom(store: Store, tmp_path: Path, source: 
     assert (record["class"], record["exit_code"]) == (("infra", 69) if source == "nothing new" else ("oom", 137))
 
 
+@pytest.mark.processes
 def test_the_dead_one_s_last_log_is_kept(store: Store) -> None:
     attempt = claims.claim(store, "r", "s", dead_process())
     store.put(f"{attempt.prefix}/log/000001.txt", b"a" * 5000 + b"last of one\n")
@@ -245,6 +252,7 @@ def test_the_dead_one_s_last_log_is_kept(store: Store) -> None:
     assert b"".join(log_chunks(store, "r", "s", 1)).endswith("schön\n".encode())
 
 
+@pytest.mark.processes
 def test_what_it_left_behind_is_removed_and_killed(store: Store) -> None:
     attempt = claims.claim(store, "r", "s", dead_process())
     store.put(f"{attempt.prefix}/tmp/model/part", b"half")
@@ -294,6 +302,7 @@ def _race(root: str, gate: str, answers: multiprocessing.SimpleQueue[str]) -> No
 
 
 @pytest.mark.parametrize("before", ["nothing", "a failure", "a death"])
+@pytest.mark.processes
 def test_of_16_claims_one_wins(store: Store, tmp_path: Path, before: str) -> None:
     if before != "nothing":
         attempt = claims.claim(store, "r", "s", dead_process() if before == "a death" else {})

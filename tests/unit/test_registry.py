@@ -81,6 +81,7 @@ def problems(block: Any, role: str | None = None) -> list[str]:
 
 
 @given(sample_args)
+@pytest.mark.large
 def test_a_backend_survives_its_config(args: dict[str, Any]) -> None:
     backend = Sample(**args)
     block = backend.to_config()
@@ -282,13 +283,16 @@ def test_other_packages_can_register_but_not_take_over(monkeypatch: pytest.Monke
     assert base.class_of("orchestrator", "local") is OrchestratorLocalBackend
 
 
+@pytest.mark.processes
 def test_looking_up_a_built_in_name_imports_no_backend_and_no_metadata() -> None:
     code = (
-        "import sys; from backends import registry; assert registry.is_registered('orchestrator', 'docker');"
-        "heavy = {'backends.base', 'backends.orchestrator.local', 'importlib.metadata', 'typing', 'docker'};"
-        "assert not heavy & set(sys.modules), heavy & set(sys.modules);"
-        "from backends import base; base.load({'source': 'local', 'args': {'max_parallel': 2}}, 'orchestrator');"
-        "heavy = {'importlib.metadata', 'typing', 'msgspec', 'inspect', 'docker', 'backends.orchestrator.docker'};"
-        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
+        "import sys; from backends import registry; print(registry.is_registered('orchestrator', 'docker'), *sys.modules);"
+        "from backends import base; backend = base.load({'source': 'local', 'args': {'max_parallel': 2}}, 'orchestrator');"
+        "print(backend.max_parallel, *sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+    (target, *after_find), (max_parallel, *after_load) = (line.split() for line in said.splitlines())
+    assert (target, max_parallel) == ("True", "2")
+    heavy = {"importlib.metadata", "typing", "msgspec", "inspect", "docker", "backends.orchestrator.docker"}
+    assert not {*heavy, "backends.base", "backends.orchestrator.local"} & set(after_find)
+    assert not heavy & set(after_load) and "backends.orchestrator.local" in after_load

@@ -25,11 +25,13 @@ from backends.shipping.shipment import ship
 from backends.store import records
 from backends.store.local import LocalStore
 from entrypoint.runtime import load
-from tests import helpers
 from tests.fake_platform import Api, OrchestratorFakeBackend
+from tests.support import configs, running
+
+pytestmark = pytest.mark.processes
 
 SOURCE = "tests.fake_platform:OrchestratorFakeBackend"
-ENV = {"PYTHONPATH": str(helpers.ROOT)}
+ENV = {"PYTHONPATH": str(running.ROOT)}
 
 
 class Place:
@@ -42,7 +44,7 @@ class Place:
 
     def config(self, steps: dict[str, Any], **document: Any) -> dict[str, Any]:
         document = {"name": "p", "code": None, "env": {"MARK": str(self.folder)}, "steps": steps, **document}
-        self.path = helpers.config(self.folder, backend={"type": "orchestrator", "source": SOURCE, "args": {}}, **document)
+        self.path = configs.config(self.folder, backend={"type": "orchestrator", "source": SOURCE, "args": {}}, **document)
         return load.load(load.find(str(self.path), {}), environ={})[0]
 
     def fail(self, *faults: tuple[str, str]) -> None:
@@ -60,10 +62,10 @@ class Place:
     def handle(self) -> dict[str, Any]:
         return records.read_json(self.store, "runs/r/handle.json") or {}
 
-    def zen(self, *words: str, **env: str) -> helpers.Ended:
-        return helpers.run(*words, cwd=self.folder, **ENV, **env)
+    def zen(self, *words: str, **env: str) -> running.Ended:
+        return running.run(*words, cwd=self.folder, env={**ENV, **env})
 
-    def submit(self, *words: str, **env: str) -> helpers.Ended:
+    def submit(self, *words: str, **env: str) -> running.Ended:
         return self.zen("submit", "-c", "config.json", "--run-id", "r", *words, **env)
 
     def end_all(self) -> None:
@@ -117,8 +119,8 @@ class TestSubmit:
     def test_two_at_once_submit_once(self, place: Place) -> None:
         place.config(in_a_row(3))
         words = ("submit", "-c", "config.json", "--run-id", "r", "-o", "json")
-        both = [helpers.start(*words, cwd=place.folder, **ENV) for _ in range(2)]
-        ended = [helpers.end(process) for process in both]
+        both = [running.start(*words, cwd=place.folder, **ENV) for _ in range(2)]
+        ended = [running.end(process) for process in both]
         assert [one.code for one in ended] == [0, 0], [one.errors for one in ended]
         assert json.loads(ended[0].stdout) == json.loads(ended[1].stdout)
         assert place.platform.calls("submit") == 3
@@ -168,12 +170,13 @@ class TestSubmit:
         def slow(self: OrchestratorFakeBackend, sending: Sending) -> None:
             turns.append(1)
             if len(turns) > 1:
-                return original(self, sending)
+                original(self, sending)
+                return
             sending.save()
             elsewhere = {**place.handle(), "host": "elsewhere"}
             place.store.put("runs/r/handle.json", wire.dumps(elsewhere).encode())
             assert BACKEND.submit(dict(CONFIG), "r", place.store)["number"] == 2
-            return sending.save()
+            sending.save()
 
         CONFIG = config
         monkeypatch.setattr(OrchestratorFakeBackend, "send", slow)
@@ -302,7 +305,7 @@ class TestSubmit:
 
 class TestCode:
     def test_code_and_a_large_config_get_there(self, place: Place) -> None:
-        helpers.write(place.folder / "code", {"mod.py": "def run(text): return {'size': len(text)}\n"})
+        configs.write(place.folder / "code", {"mod.py": "def run(text): return {'size': len(text)}\n"})
         config = place.config({"a": {"call": "mod:run", "args": {"text": os.urandom(2_500_000).hex()}}}, code="code")
         handle = BACKEND.submit(config, "r", place.store)
         (place.folder / "code").rename(place.folder / "gone")
@@ -451,7 +454,7 @@ class TestGivingUp:
 
 class TestCommandLine:
     def test_render_and_dry_run_are_the_same_and_touch_nothing(self, place: Place) -> None:
-        helpers.write(place.folder / "code", {"mod.py": "def run(): pass\n", "json.py": ""})
+        configs.write(place.folder / "code", {"mod.py": "def run(): pass\n", "json.py": ""})
         config = place.config({"a": {"call": "mod:run"}}, code="code")
         rendered = place.zen("render", "-c", "config.json", "--run-id", "r")
         assert rendered.code == 0, rendered.errors
@@ -483,10 +486,10 @@ class TestCommandLine:
 
     def test_a_signal_to_one_that_waits_cancels_the_run(self, place: Place) -> None:
         place.config(in_a_row(1, "sleep 300"))
-        process = helpers.start("submit", "-c", "config.json", "--run-id", "r", "--wait", cwd=place.folder, **ENV)
+        process = running.start("submit", "-c", "config.json", "--run-id", "r", "--wait", cwd=place.folder, **ENV)
         until(lambda: bool(place.attempts("s0")))
         process.send_signal(signal.SIGTERM)
-        assert helpers.end(process).code == 143
+        assert running.end(process).code == 143
 
     def test_submit_waits_on_a_client_driven_backend_too(self, place: Place) -> None:
         place.config(in_a_row(2, "exit 4"))
@@ -504,9 +507,9 @@ class TestCommandLine:
             return {"run": found["state"], **{name: step["class"] for name, step in found["steps"].items()}}
 
         assert states() == {"run": "running", "a": "success", "b": "running"}
-        follower = helpers.start("logs", *there, "-f", cwd=place.folder, **ENV)
+        follower = running.start("logs", *there, "-f", cwd=place.folder, **ENV)
         assert place.zen("cancel", *there).code == 0
-        assert sorted(helpers.end(follower).stdout.splitlines()) == [b"a | one", b"b | two"]  # side by side
+        assert sorted(running.end(follower).stdout.splitlines()) == [b"a | one", b"b | two"]  # side by side
         until(lambda: states()["run"] == "terminated")
         assert states() == {"run": "terminated", "a": "success", "b": "terminated"}
         assert place.zen("cancel", *there).code == 0

@@ -15,8 +15,9 @@ from backends import base, outcome, registry, wire
 from backends.config import document, resolve, shape
 from backends.errors import ConfigError
 from entrypoint.runtime import load
-from tests.unit.test_document import PLAIN
-from tests.unit.test_spec import SAMPLE, accepts, plain
+from tests.support.configs import problems
+from tests.support.configs import read as resolved
+from tests.support.documents import PLAIN, SAMPLE, accepts, plain
 
 # The names that the sample uses, whatever this version has.
 REGISTERED = {"orchestrator": ["kubernetes"], "processing": ["spark"], "training": ["vertex"]}
@@ -30,18 +31,6 @@ def _registered() -> Any:
     base.load = lambda block, role=None: load_backend(block, role) if block["source"] == "local" else None  # type: ignore[assignment, return-value]
     yield
     registry.built_in, base.load = built_in, load_backend
-
-
-def resolved(text: str, *overrides: str, backend: str | None = None, **environ: str) -> dict[str, Any]:
-    source = load.Source(textwrap.dedent(text).encode(), "cfg.yaml", "/base", "cfg")
-    return load.load(source, overrides=overrides, backend=backend, environ=environ)[0]
-
-
-def problems(text: str, *overrides: str, backend: str | None = None, **environ: str) -> list[str]:
-    with pytest.raises(ConfigError) as caught:
-        resolved(text, *overrides, backend=backend, **environ)
-    assert caught.value.exit_code == 78
-    return str(caught.value).splitlines()
 
 
 # -- one thing wrong at a time: a change to this config, and exactly what is said about it ---------------------------
@@ -293,6 +282,7 @@ def test_every_cycle_is_named_once() -> None:
     assert [row.partition("cycle: ")[2].partition(";")[0] for row in problems(text)] == ["a → c → b → a", "x → y → x"]
 
 
+@pytest.mark.large
 def test_ten_thousand_steps_in_a_row_and_in_a_cycle() -> None:
     steps = {f"s{n}": {"run": ["p"], "after": [f"s{n - 1}"] if n else []} for n in range(10_000)}
     config = resolve.resolve({"version": 1, "steps": steps}, "/", "x", {})
@@ -863,13 +853,14 @@ def _plain(value: Any) -> Any:
 
 @settings(deadline=None, max_examples=80)
 @given(configs())
+@pytest.mark.large
 def test_resolving_twice_gives_the_same_bytes(config: dict[str, Any]) -> None:
     once = resolve.resolve(config, "/base", "name", {})
     text = wire.dumps(once)
     assert wire.dumps(resolve.resolve(once, "/elsewhere", "other", {"HOME": "/h"})) == text
     assert wire.dumps(resolve.resolve(wire.loads(text), "/elsewhere", "other", {})) == text
     assert load.load(load.Source(text.encode(), "x", "/"), environ={})[0] == once
-    assert load._resolved(text.encode()) is not None
+    assert load.read_resolved(text.encode()) is not None
     assert accepts(config)
 
 

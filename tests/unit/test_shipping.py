@@ -18,17 +18,17 @@ from backends.shipping.shipment import archive_key, receive, ship, upload
 from backends.store import open_store
 from backends.store.local import LocalStore
 from entrypoint.runtime import load
-from tests import helpers
+from tests.support import configs, running
 
 
 def resolved(folder: Path, **document: Any) -> dict[str, Any]:
     document = {"name": "p", "store": "s3://bucket/x", "steps": {"a": {"run": ["true"]}}, **document}
-    path = helpers.config(folder, **document)
+    path = configs.config(folder, **document)
     return load.load(load.find(str(path), {}), environ={})[0]
 
 
 def code(folder: Path) -> Path:
-    return helpers.write(folder / "code", {"mod.py": "def run(): return {'answer': 42}\n", "data/x.txt": "x"})
+    return configs.write(folder / "code", {"mod.py": "def run(): return {'answer': 42}\n", "data/x.txt": "x"})
 
 
 def test_the_same_code_and_config_give_the_same_bytes_on_every_machine(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_what_is_on_this_machine_alone_is_refused_all_at_once(tmp_path: Path) ->
 
 def test_the_store_inside_the_code_does_not_ship(tmp_path: Path) -> None:
     code(tmp_path)
-    helpers.write(tmp_path / "code" / "runs", {"big": "x" * 1000})
+    configs.write(tmp_path / "code" / "runs", {"big": "x" * 1000})
     config = resolved(tmp_path, code="code", store="./code/runs")
     receipt = ship(config, str(tmp_path), mounts=["/"]).receipt
     assert receipt is not None and receipt["files"] == 2
@@ -167,22 +167,23 @@ class TestReceive:
             with pytest.raises(InputError, match="submit the pipeline again"):
                 receive(name, kind, environ)  # type: ignore[arg-type]
 
+    @pytest.mark.processes
     def test_a_step_runs_in_it(self, tmp_path: Path, shipped: tuple[str, LocalStore]) -> None:
         config = resolved(tmp_path, code="code", store="./store", steps={"a": {"call": "mod:run", "cache": True}})
         config = {**config, "code": shipped[0]}
         env = {"ZEN_RUNNER_CONFIG": json.dumps(config), "ZEN_RUNNER_STEP": "a", "TMPDIR": str(tmp_path)}
         shutil.rmtree(tmp_path / "code")
-        ended = helpers.run(cwd=tmp_path, **env, ZEN_RUNNER_RUN_ID="r1")
+        ended = running.run(cwd=tmp_path, env=env, ZEN_RUNNER_RUN_ID="r1")
         assert ended.code == 0, ended.errors
-        assert helpers.results(tmp_path, "r1", "a")[0]["values"] == {"answer": 42}
+        assert running.results(tmp_path, "r1", "a")[0]["values"] == {"answer": 42}
         assert json.loads((tmp_path / "store/runs/r1/a/1/replay.json").read_text())["code"] == shipped[0]
 
         # The cache knows the code by its contents, wherever it lies.
         code(tmp_path)
         config["code"] = str(tmp_path / "code")
-        ended = helpers.run(cwd=tmp_path, **{**env, "ZEN_RUNNER_CONFIG": json.dumps(config)}, ZEN_RUNNER_RUN_ID="r2")
+        ended = running.run(cwd=tmp_path, env={**env, "ZEN_RUNNER_CONFIG": json.dumps(config)}, ZEN_RUNNER_RUN_ID="r2")
         assert ended.code == 0, ended.errors
-        assert helpers.results(tmp_path, "r2", "a")[0]["cached_from"]["run"] == "r1"
+        assert running.results(tmp_path, "r2", "a")[0]["cached_from"]["run"] == "r1"
 
 
 class _Remote:

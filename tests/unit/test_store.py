@@ -18,7 +18,7 @@ from backends.errors import ConfigError, InfraError, UsageError
 from backends.store import open_store
 from backends.store.base import check_key
 from backends.store.local import LocalStore
-from tests import store_model
+from tests.support import store_model
 
 StoreMachine = store_model.machine(lambda: open_store(tempfile.mkdtemp(prefix="zen-store-")))
 TestLocalStoreObeysTheModel = StoreMachine.TestCase
@@ -179,6 +179,7 @@ def _race(root: str, gate: str, number: int, answers: multiprocessing.SimpleQueu
     answers.put((number, store.create("deep/er/claim", str(number).encode() * 1000)))
 
 
+@pytest.mark.processes
 def test_of_many_creates_exactly_one_wins(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     for turn in range(3):
@@ -196,6 +197,7 @@ def test_of_many_creates_exactly_one_wins(tmp_path: Path) -> None:
         assert open_store(root).get("deep/er/claim") == str(winners[0]).encode() * 1000
 
 
+@pytest.mark.processes
 def test_the_local_store_imports_next_to_nothing() -> None:
     code = (
         "import os, sys; before = set(sys.modules); import backends.store, backends.store.records, backends.store.artifacts;"

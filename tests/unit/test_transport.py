@@ -48,6 +48,7 @@ def test_the_limit_counts() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+@pytest.mark.processes
 def test_linux_takes_a_variable_of_exactly_the_limit() -> None:
     command = [sys.executable, "-S", "-c", "import os; print(len(os.environ['ZEN_RUNNER_CONFIG']))"]
     env = {**os.environ, "ZEN_RUNNER_CONFIG": "x" * transport.ENV_LIMIT}
@@ -115,6 +116,7 @@ def test_it_says_why() -> None:
         transport.carry(b"x", ROOMY, "s3://b/c", used=2_000)
 
 
+@pytest.mark.large
 def test_a_config_of_five_megabytes_goes_everywhere() -> None:
     data = _noise(5_000_000)
     for limits in (transport.BATCH, transport.KUBERNETES, transport.EC2, transport.GCE, transport.LINUX):

@@ -11,7 +11,7 @@ import pytest
 
 from backends.errors import PlacementError, UsageError
 from entrypoint.runtime import workers
-from tests import helpers
+from tests.support import running
 
 SPARK = {"SPARK_HOME": "/opt/spark", "JAVA_HOME": "/jre"}
 EXECUTOR = {
@@ -113,11 +113,12 @@ def test_a_role_without_spark_names_the_image(role: str) -> None:
         (["--id=1", "--logging_endpoint=x"], {}, "org.zen-runner.beam.boot"),
     ],
 )
+@pytest.mark.processes
 def test_the_front_door_ends_with_76(words: list[str], environ: dict[str, str], said: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "entrypoint", *words],
-        env={**helpers.environment(), **environ},
-        cwd=helpers.ROOT,
+        env={**running.environment(), **environ},
+        cwd=running.ROOT,
         capture_output=True,
         text=True,
         timeout=60,
@@ -128,6 +129,7 @@ def test_the_front_door_ends_with_76(words: list[str], environ: dict[str, str], 
     assert json.loads(record)["class"] == "placement"
 
 
+@pytest.mark.processes
 def test_the_program_takes_the_place_of_the_runner(tmp_path: Path) -> None:
     program = tmp_path / "bin/spark-class"
     program.parent.mkdir()
@@ -137,8 +139,8 @@ def test_the_program_takes_the_place_of_the_runner(tmp_path: Path) -> None:
     (tmp_path / "bin/java").chmod(0o755)
     process = subprocess.Popen(
         [sys.executable, "-m", "entrypoint", "worker", "spark://m:7077", "a b"],
-        env={**helpers.environment(), "SPARK_HOME": str(tmp_path), "JAVA_HOME": str(tmp_path)},
-        cwd=helpers.ROOT,
+        env={**running.environment(), "SPARK_HOME": str(tmp_path), "JAVA_HOME": str(tmp_path)},
+        cwd=running.ROOT,
         stdout=subprocess.PIPE,
         text=True,
     )

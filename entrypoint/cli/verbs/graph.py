@@ -20,7 +20,7 @@ def arguments(parser: Parser) -> None:
 
 def main(args: argparse.Namespace, environ: Environ) -> int:
     config, _ = load_config(args, environ)
-    lines = _mermaid(config) if args.format == "mermaid" else _tree(config)
+    lines = _mermaid(config) if args.format == "mermaid" else tree(config)
     print_text("\n".join(lines))
     return 0
 
@@ -57,7 +57,7 @@ def _mermaid(config: Config) -> Iterator[str]:
             yield f"    {names[parent]} {arrow} {names[name]}"
 
 
-def _tree(config: Config) -> Iterator[str]:
+def tree(config: Config) -> Iterator[str]:
     """Yield the pipeline as a tree; a step with several parents hangs under the last of them and names the others."""
     from backends import graph
 

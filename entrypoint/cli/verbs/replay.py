@@ -37,11 +37,11 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
     document = records.read_json(store, keys.replay(*place))
     if document is None:
         raise errors.InputError(f"{store.url_of(keys.attempt(*place))} has no replay.json; it ended before its start")
-    print_text(quote(_docker_run(document, environ)))
+    print_text(quote(docker_run(document, environ)))
     return 0
 
 
-def _docker_run(replay: Mapping[str, Any], environ: Environ) -> list[str]:
+def docker_run(replay: Mapping[str, Any], environ: Environ) -> list[str]:
     """Return the ``docker run`` that repeats an attempt under a new run id, on the same inputs.
 
     Secrets, and a bucket's credentials, are only named: docker takes their values from the caller's environment.

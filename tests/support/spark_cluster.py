@@ -8,7 +8,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-from tests.processes import wait_until
+from tests.support.waiting import wait_until
 
 # Small jobs spend their time in starting; this halves it.
 FAST = {"JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"}
@@ -57,7 +57,7 @@ class Cluster:
         self.workers: list[subprocess.Popen[bytes]] = []
         options = ["--host", "127.0.0.1", "--port", str(port), "--webui-port", "0"]
         self.master = self._start("master", "org.apache.spark.deploy.master.Master", *options)
-        wait_until(lambda: "I have been elected leader" in self._log("master"), what="a master")
+        wait_until(lambda: "I have been elected leader" in self._log("master"), subject="a master")
 
     def have(self, count: int) -> list[subprocess.Popen[bytes]]:
         """Start workers until there are so many, wait until the master knows them, and return them."""
@@ -67,7 +67,7 @@ class Cluster:
             options = ["--host", "127.0.0.1", "--cores", "1", "--memory", "1g", "--webui-port", "0"]
             options += ["--work-dir", str(self._folder / name), self.url]
             self.workers.append(self._start(name, "org.apache.spark.deploy.worker.Worker", *options))
-            wait_until(lambda name=name: "Successfully registered" in self._log(name), what=name)  # type: ignore[misc]
+            wait_until(lambda name=name: "Successfully registered" in self._log(name), subject=name)  # type: ignore[misc]
         return self.workers
 
     def close(self) -> None:

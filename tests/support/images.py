@@ -1,16 +1,44 @@
-"""The images under test, each built once from this checkout, for any suite that imports its fixture."""
+"""The images under test, each built once from this checkout; a plugin that gives every suite their fixtures."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
+import tarfile
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.support.running import ROOT
+
+
+@dataclass
+class Ended:
+    """How a container ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass
+class Layer:
+    """One layer of an image: its tar archive, and that archive's members and files by path."""
+
+    blob: bytes
+    members: dict[str, tarfile.TarInfo]
+    files: dict[str, bytes]
+
+
+def step(*argv: str) -> dict[str, Any]:
+    """Return the SDK's options for a container that runs one step."""
+    document = {"version": 1, "store": "/tmp/store", "code": None, "steps": {"only": {"run": list(argv)}}}
+    return {"environment": {"ZEN_RUNNER_CONFIG": json.dumps(document), "ZEN_RUNNER_STEP": "only"}}
 
 
 def build(*arguments: str, cwd: Path = ROOT, **env: str) -> str:

@@ -1,4 +1,4 @@
-"""The Python that has the engines, Beam and Spark, which neither the test environment nor the user's bare Python has.
+"""The Python that has the frameworks, Beam and Spark, which neither the test environment nor the user's bare Python has.
 
 ``make`` builds it in ``.venv-engines`` from ``tests/engines.txt``; ``$ZEN_RUNNER_TEST_ENGINES_PYTHON`` names another one.
 """
@@ -10,10 +10,8 @@ import os
 import shutil
 import subprocess
 
-import pytest
-
-from tests.conftest import CI
-from tests.helpers import ROOT
+from tests.support.ci import skip_or_fail
+from tests.support.running import ROOT
 
 
 @functools.cache
@@ -38,5 +36,5 @@ def python_with(*modules: str) -> str:
     """
     python, problem = _find(modules)
     if problem:
-        (pytest.fail if CI else pytest.skip)(problem)
+        skip_or_fail(problem)
     return python

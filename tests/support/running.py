@@ -6,12 +6,12 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # The step's Python is one that has nothing of ours: the interpreter that the test environment was made from.
 USER_PYTHON = getattr(sys, "_base_executable", sys.executable)
 
@@ -53,7 +53,14 @@ def argv(*arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", "entrypoint", *arguments]
 
 
-def run(*arguments: str, cwd: Path, stdin: bytes = b"", timeout: float = 60, **env: str) -> Ended:
+def run(
+    *arguments: str,
+    cwd: Path,
+    stdin: bytes = b"",
+    timeout: float = 60,
+    env: Mapping[str, str] | None = None,
+    **variables: str,
+) -> Ended:
     """Run the entrypoint to its end.
 
     Args:
@@ -62,10 +69,10 @@ def run(*arguments: str, cwd: Path, stdin: bytes = b"", timeout: float = 60, **e
         stdin: what it can read.
         timeout: seconds.
         env: added to a small environment.
+        variables: the same, written as keywords.
     """
-    done = subprocess.run(
-        argv(*arguments), cwd=cwd, input=stdin, capture_output=True, env=environment(**env), timeout=timeout, check=False
-    )
+    environ = environment(**{**(env or {}), **variables})
+    done = subprocess.run(argv(*arguments), cwd=cwd, input=stdin, capture_output=True, env=environ, timeout=timeout, check=False)
     return Ended(done.returncode, done.stdout, done.stderr)
 
 
@@ -86,22 +93,6 @@ def end(process: subprocess.Popen[bytes], timeout: float = 60) -> Ended:
     """Wait for a process from ``start``."""
     out, err = process.communicate(timeout=timeout)
     return Ended(process.returncode, out, err)
-
-
-def write(folder: Path, files: dict[str, str] | None = None, **modules: str) -> Path:
-    """Write files by path, and modules by name (``mod_py=…``), and return the folder."""
-    for name, text in [*(files or {}).items(), *((name.removesuffix("_py") + ".py", text) for name, text in modules.items())]:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(textwrap.dedent(text))
-    return folder
-
-
-def config(folder: Path, **document: Any) -> Path:
-    """Write a config as JSON and return its path."""
-    path = folder / "config.json"
-    path.write_text(json.dumps({"version": 1, "store": str(folder / "store"), **document}))
-    return path
 
 
 def results(folder: Path, run_id: str, step: str) -> list[dict[str, Any]]:
