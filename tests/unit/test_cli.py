@@ -20,9 +20,10 @@ import pytest
 from backends import wire
 from backends.outcome import TABLE
 from backends.store import open_store
-from entrypoint import cli
-from entrypoint.cli.verbs import graph
-from entrypoint.cli.verbs.replay import _docker_run
+from entrypoint.cli.command_line import parse, parser_of, split_verb
+from entrypoint.cli.verbs import VERBS, graph
+from entrypoint.cli.verbs.replay import docker_run
+from tests import helpers
 
 PIPELINE = """\
 version: 1
@@ -95,32 +96,32 @@ def run_id(done: subprocess.CompletedProcess[str]) -> str:
 def test_help_of_everything() -> None:
     top = zen("--help")
     assert top.returncode == 0
-    for name, verb in cli.VERBS.items():
+    for name, verb in VERBS.items():
         assert re.search(rf"^ +{name} +{re.escape(verb.purpose[:30])}", top.stdout, re.M)
     for row in TABLE:
         assert re.search(rf"^ +{row.code} +{row.name} +{re.escape(row.meaning)}$", top.stdout, re.M)
     assert zen("help").stdout == zen("-h").stdout == top.stdout
 
 
-@pytest.mark.parametrize("name", cli.VERBS)
+@pytest.mark.parametrize("name", VERBS)
 def test_help_of_a_verb_has_examples_that_parse(name: str) -> None:
-    parser = cli.build_verb(name)
+    parser = parser_of(name)
     text = parser.format_help()
     assert all(len(line) < 120 for line in text.splitlines())
-    assert cli.VERBS[name].examples
-    for command, _ in cli.VERBS[name].examples:
+    assert VERBS[name].examples
+    for command, _ in VERBS[name].examples:
         assert f"\n  {command}\n" in text + "\n"
         inner = re.search(r"zen-runner [^)>]*", command)
         assert inner is not None
-        verb, words = cli._verb(shlex.split(inner.group().rstrip('"'))[1:])
+        verb, words = split_verb(shlex.split(inner.group().rstrip('"'))[1:])
         assert verb == name
-        cli._parse(verb, words)
+        parse(verb, words)
     for action in parser._actions:
         assert action.help, f"{name}: {action.dest} has no help"
 
 
 def test_help_and_version_as_a_process() -> None:
-    assert zen("run", "--help").stdout == zen("help", "run").stdout == cli.build_verb("run").format_help()
+    assert zen("run", "--help").stdout == zen("help", "run").stdout == parser_of("run").format_help()
     assert zen("version").stdout == zen("--version").stdout
     assert re.match(r"zen-runner \d+\.\d+", zen("-V").stdout)
 
@@ -192,7 +193,7 @@ def test_unexpected_errors_are_one_line(job: Path) -> None:
     (job / "sitecustomize.py").write_text(
         "import backends.graph\n\ndef order(parents):\n    raise ZeroDivisionError('boom')\n\nbackends.graph.order = order\n"
     )
-    environ = {"PYTHONPATH": f"{job}:{Path(cli.__file__).parents[1]}"}
+    environ = {"PYTHONPATH": f"{job}:{helpers.ROOT}"}
     resolved = zen("resolve", "-c", "pipeline.yaml", "-o", "json", cwd=job).stdout
     (job / "resolved.json").write_text(resolved)
     done = zen("graph", "-c", "resolved.json", cwd=job, **environ)
@@ -287,7 +288,7 @@ def test_graph(job: Path) -> None:
 
 def test_graph_of_a_long_chain() -> None:
     steps = {f"s{number}": {"parents": [f"s{number - 1}"] if number else [], "inputs": {}} for number in range(3000)}
-    assert sum(1 for _ in graph._tree({"steps": steps})) == 3000
+    assert sum(1 for _ in graph.tree({"steps": steps})) == 3000
 
 
 # -- runs
@@ -560,7 +561,7 @@ def test_replay_names_secrets_and_limits() -> None:
         "secrets": ["API_KEY"],
         "resources": {"cpu": 1.5, "memory": 1 << 30, "gpu": 1},
     }
-    words = _docker_run(replay, {"AWS_REGION": "eu-west-1", "HOME": "/root"})
+    words = docker_run(replay, {"AWS_REGION": "eu-west-1", "HOME": "/root"})
     assert {"--cpus=1.5", "--memory=1073741824", "--gpus=1", "--env=API_KEY", "--env=AWS_REGION"} < set(words)
     assert not any(word.startswith(("--volume", "--user", "--env=HOME")) for word in words)
     assert words[-1] == "zen-runner:cuda"

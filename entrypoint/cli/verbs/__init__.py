@@ -6,14 +6,30 @@ the exit status.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
-from entrypoint.cli.parser import PROGRAM, Verb
+from entrypoint.cli.parser import PROGRAM
 
 if TYPE_CHECKING:
     import argparse
 
-    from entrypoint.cli.parser import Environ, Parser
+    from entrypoint.cli.config import Environ
+    from entrypoint.cli.parser import Parser
+
+
+class Verb(NamedTuple):
+    """One verb of the command line.
+
+    Args:
+        purpose: one line for the list of verbs.
+        examples: pairs of a command and what it does.
+        notes: more to know, shown below the arguments.
+    """
+
+    purpose: str
+    examples: tuple[tuple[str, str], ...]
+    notes: str = ""
 
 
 class VerbModule(Protocol):
@@ -29,9 +45,6 @@ class VerbModule(Protocol):
 
 def module_of(name: str) -> VerbModule:
     """Import and return a verb's module."""
-    from importlib import import_module
-    from typing import cast
-
     return cast("VerbModule", import_module(f"{__name__}.{name}"))
 
 

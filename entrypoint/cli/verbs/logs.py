@@ -8,21 +8,25 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backends import errors, outcome
-from entrypoint.cli.backends import backend_of, find_run
-from entrypoint.cli.common import steps_in_order
+from backends.store import records
+from backends.store.logs import log_chunks
+from entrypoint.cli.config import steps_in_order
 from entrypoint.cli.parser import add_run
+from entrypoint.cli.runs import backend_of, find_run
 from entrypoint.cli.verbs.status import driver_lives
 
 if TYPE_CHECKING:
     from backends.base import OrchestratorBaseBackend
     from backends.store.base import Store
-    from entrypoint.cli.parser import Environ, Parser
+    from entrypoint.cli.config import Environ
+    from entrypoint.cli.parser import Parser
 
 
 _ASK_EVERY = 5.0  # seconds between two questions to a platform whether a run has ended
 
 
 def arguments(parser: Parser) -> None:
+    """Add the verb's arguments to a parser."""
     add_run(parser)
     parser.add_argument("--step", metavar="NAME", help="this step's output only, as the step wrote it")
     parser.add_argument("--attempt", metavar="N", type=int, help="this attempt of the step (default: the last)")
@@ -31,9 +35,7 @@ def arguments(parser: Parser) -> None:
 
 
 def main(args: argparse.Namespace, environ: Environ) -> int:
-    from backends.store import records
-    from backends.store.logs import log_chunks
-
+    """Print the log of one step or of all, or what the run's driver printed."""
     store, run = find_run(args, environ)
     if args.attempt is not None and not args.step:
         raise errors.UsageError("--attempt needs --step")

@@ -7,34 +7,38 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from backends import outcome
-from entrypoint.cli.backends import backend_of, find_run
-from entrypoint.cli.common import print_json, print_text, steps_in_order
+from entrypoint.cli.config import steps_in_order
+from entrypoint.cli.groups import fold_members
 from entrypoint.cli.parser import JSON, add_output, add_run
+from entrypoint.cli.printing import print_json, print_text
+from entrypoint.cli.report import steps_table, verdict
+from entrypoint.cli.runs import backend_of, find_run
+from entrypoint.cli.terminal import paint, wants_colour
 
 if TYPE_CHECKING:
     from backends.store.base import Store
-    from entrypoint.cli.parser import Environ, Parser
+    from entrypoint.cli.config import Environ
+    from entrypoint.cli.parser import Parser
 
 
 def arguments(parser: Parser) -> None:
+    """Add the verb's arguments to a parser."""
     add_run(parser)
     add_output(parser, "a table", "one object")
 
 
 def main(args: argparse.Namespace, environ: Environ) -> int:
+    """Print the state of a run and its steps."""
     store, run = find_run(args, environ)
-    found = _state(store, run)
+    status = _state(store, run)
     if args.output == JSON:
-        print_json(found)
+        print_json(status)
         return 0
-    from entrypoint.cli.report import folded, table, verdict
-    from entrypoint.cli.text import paint, wants_colour
-
     colour = wants_colour(1, environ)
-    lines = table(folded(list(found["steps"].items())), colour) if found["steps"] else []
-    lines += ["", paint(f"run {run}: {verdict(found['state'])}", found["state"], colour)]
-    if found.get("message"):
-        lines.append(found["message"])
+    lines = steps_table(fold_members(list(status["steps"].items())), colour) if status["steps"] else []
+    lines += ["", paint(f"run {run}: {verdict(status['state'])}", status["state"], colour)]
+    if status.get("message"):
+        lines.append(status["message"])
     print_text("\n".join(lines).lstrip("\n"))
     return 0
 
