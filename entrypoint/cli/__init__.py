@@ -60,7 +60,7 @@ def _mend_streams() -> None:
 
 
 def _fail(verb: str, error: errors.ZenRunnerError) -> int:
-    """Say what went wrong, which for ``run`` its last words say too, and return the exit status."""
+    """Print what went wrong and return the exit status; `run` also leaves its last words."""
     # Imported here, as `--help` and `version` do without.
     from entrypoint.cli.last_words import refuse
     from entrypoint.cli.printing import print_error

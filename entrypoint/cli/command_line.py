@@ -1,4 +1,4 @@
-"""A command line's words: the verb and its arguments, the help, and what a wrong word is answered with."""
+"""Parsing the command line: verbs, arguments, help, and hints for what is mistyped."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def _is_config(word: str) -> bool:
 
 
 def _why_unknown(parser: Parser, verb: str, word: str) -> str:
-    """Return what is wrong with a word that a verb does not take, and what may have been meant."""
+    """Return why a verb does not take a word, and what may have been meant."""
     if not word.startswith("-"):
         if word in VERBS:
             return f"unexpected {word!r}: the verb goes first, as in `{PROGRAM} {word} …`"

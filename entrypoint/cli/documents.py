@@ -51,7 +51,7 @@ def print_documents(documents: list[dict[str, Any]], form: str) -> None:
 
 
 def print_receipt(receipt: Mapping[str, Any] | None) -> None:
-    """Say on stderr what ships of the code; nothing where no code ships."""
+    """Print on stderr how much code ships; nothing if none does."""
     if receipt is None:
         return
     rules = {"git": ", by git's rules", ".zenignore": ", by .zenignore"}.get(receipt["ignored_by"], "")

@@ -1,4 +1,4 @@
-"""How the many members of a large foreach step are shown: as one."""
+"""Large foreach steps in tables: their many members become one row."""
 
 from __future__ import annotations
 

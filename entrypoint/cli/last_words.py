@@ -1,4 +1,4 @@
-"""How `run` ends for whoever started it: the run's record, or why nothing could begin."""
+"""The last words of `run` for whoever started it: the run's record, or why nothing could begin."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def leave_last_words(record: Mapping[str, Any]) -> None:
 
 
 def refuse(error: errors.ZenRunnerError, step: str | None, run: str | None = None) -> int:
-    """Say why a run or a step can't begin, leave the last words, and return the exit status.
+    """Print why a run or a step can't begin, leave the last words, and return the exit status.
 
     Args:
         error: the reason.

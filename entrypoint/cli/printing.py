@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def print_text(text: str) -> None:
-    """Print a text, which ends with a line's end whether it has one or not."""
+    """Print a text, and an end of line unless it has one."""
     sys.stdout.write(text if text.endswith("\n") else text + "\n")
 
 
@@ -26,7 +26,7 @@ def print_json(value: Any) -> None:
 
 
 def print_error(error: errors.ZenRunnerError, environ: Environ) -> None:
-    """Say on stderr what went wrong; of a config, every problem on a line of its own."""
+    """Print an error on stderr; of a config, every problem on a line of its own."""
     head = f"{PROGRAM}: {paint('error', 'error', wants_colour(2, environ))}: "
     if isinstance(error, errors.ConfigError) and len(error.problems) > 1:
         text = f"{head}{len(error.problems)} problems in the config\n" + "".join(f"  {p}\n" for p in error.problems)

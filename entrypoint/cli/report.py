@@ -83,7 +83,7 @@ def final_report(
 
 
 def verdict(state: str) -> str:
-    """Return how a run stands in words: a class that is a failure says so."""
+    """Return a run's state for people: a class that is a failure is marked as one."""
     return state if state in (outcome.SUCCESS, RUNNING, WAITING, "unknown") else f"failed ({state})"
 
 

@@ -1,7 +1,7 @@
 """What this machine or container can do for a pipeline, and what to change where it can't.
 
-Every check answers within ``LIMIT`` seconds: each has a thread of its own, and the process waits for none any longer.
-None of them needs a package that the runner itself does not need.
+Every check has a thread of its own and ``LIMIT`` seconds; nothing waits for a check that takes longer. None of them needs a
+package that the runner itself does not need.
 """
 
 from __future__ import annotations

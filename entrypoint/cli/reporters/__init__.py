@@ -1,7 +1,7 @@
 """How a run looks while it goes on: a live table on a terminal, plain lines elsewhere, JSON lines on request.
 
-A reporter takes the driver's events (``report``) and the steps' output (``output``). Neither fails a run: where the
-reader has gone away, nothing more is said to it.
+A reporter takes the driver's events (``report``) and the steps' output (``output``). Neither fails a run: once the reader
+has gone away, nothing more is written to it.
 """
 
 from __future__ import annotations

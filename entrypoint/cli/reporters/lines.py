@@ -21,7 +21,7 @@ Write = Callable[[int, bytes], None]
 
 
 class Reporter:
-    """Says nothing by itself; the base of the three.
+    """The base of the three, which prints nothing by itself.
 
     Args:
         config: the resolved config.
@@ -71,11 +71,13 @@ class Lines(Reporter):
         self._lock = threading.Lock()
 
     def output(self, step: str, stream: int, data: bytes) -> None:
+        """Write the lines that are complete."""
         with self._lock:
             if lines := self._splitter.feed(step, stream, data):
                 self._emit(step, stream, lines)
 
     def close(self) -> None:
+        """Write what is left of every step's output."""
         for step in self.config["steps"]:
             self._flush(step)
 
@@ -97,14 +99,17 @@ class Lines(Reporter):
             self.write(STDERR, line.encode("utf-8", "replace"))
 
     def on_run_started(self, run: str, steps: list[str], resumed: list[str], **_: Any) -> None:
+        """Name the run and count its steps."""
         count = f"{len(steps)} {'step' if len(steps) == 1 else 'steps'}"
         done = f", {len(resumed)} of them finished before" if resumed else ""
         self.say("", f"run {run}: {count}{done}", WAITING)
 
     def on_step_started(self, step: str, attempt: int, **_: Any) -> None:
+        """Name a step that has started."""
         self.say(step, f"started (attempt {attempt})" if attempt > 1 else "started", RUNNING)
 
     def on_step_finished(self, record: dict[str, Any], **_: Any) -> None:
+        """Write how a step's last attempt ended."""
         self._flush(record["step"])
         text = ending(record)
         if record.get("cached_from"):
@@ -116,14 +121,17 @@ class Lines(Reporter):
         self.say(record["step"], text, record["class"])
 
     def on_step_retry(self, record: dict[str, Any], delay: float, **_: Any) -> None:
+        """Write why an attempt failed, and in how many seconds the next one starts."""
         self._flush(record["step"])
         why = f"{ending(record)} in {seconds_in_words(record['seconds'])}: {record['message']}"
         self.say(record["step"], f"{why}; again in {seconds_in_words(delay)}", RETRY)
 
     def on_step_skipped(self, step: str, because: str, **_: Any) -> None:
+        """Write why a step is not run."""
         self.say(step, f"skipped: {because}", SKIPPED)
 
     def on_run_finished(self, summary: dict[str, Any], **_: Any) -> None:
+        """Write the final report: of a success to stdout, of a failure to stderr."""
         self.close()
         good = summary["class"] == outcome.SUCCESS
         if good and self.quiet:
@@ -135,9 +143,10 @@ class Lines(Reporter):
 
 
 class Json(Lines):
-    """One JSON object a line and event on stdout; the steps' output goes to stderr."""
+    """One JSON object per event and line on stdout; the steps' output goes to stderr."""
 
     def report(self, event: str, /, **fields: Any) -> None:
+        """Write an event as it is, also one that this version does not know."""
         if "record" in fields:
             self._flush(fields["record"]["step"])
         elif event == "run_finished":

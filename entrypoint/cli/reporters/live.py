@@ -50,6 +50,7 @@ class Live(Lines):
         self._live.start()
 
     def close(self) -> None:
+        """Take the table away."""
         super().close()
         try:
             self._live.stop()
@@ -57,6 +58,7 @@ class Live(Lines):
             pass
 
     def on_run_started(self, run: str, steps: list[str], resumed: list[str], **_: Any) -> None:
+        """Note in the table which steps had finished before."""
         super().on_run_started(run, steps, resumed)
         for step in resumed:
             self._states[step] = outcome.SUCCESS
@@ -102,7 +104,7 @@ class Live(Lines):
         yield from (busy + failed[::-1])[:room]
 
     def _state(self, name: str) -> tuple[str, str]:
-        """Return the state of a step, or of all members of a large foreach step, and what to say of it."""
+        """Return the state of a step, or of all members of a large foreach step, and a note on it."""
         if name in self._groups:
             return summary_of_states([self._states[member] for member in self._groups[name]])
         return self._states[name], self._notes.get(name, WAITING)

@@ -9,7 +9,7 @@ LINE = 65536  # bytes after which a line that does not end is shown anyway
 
 
 class Splitter:
-    """Cuts steps' output into whole lines, each behind its step's name, so that steps can print side by side.
+    """Cuts the output of steps into whole lines, each prefixed with its step's name, so that they can print side by side.
 
     Args:
         names: the steps that there are, for the width of the names' column.

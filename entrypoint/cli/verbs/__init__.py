@@ -63,7 +63,7 @@ VERBS: dict[str, Verb] = {
         "says; `submit` is what uses `backend:`. Where stderr is no terminal, its last line is the run's record as JSON.",
     ),
     "validate": Verb(
-        "check a config, and tell all that is wrong with it",
+        "check a config, and list all that is wrong with it",
         ((_FROM.format("validate"), "exit status 0, or 78 with every problem"),),
     ),
     "resolve": Verb(
@@ -110,12 +110,12 @@ VERBS: dict[str, Verb] = {
         ),
     ),
     "status": Verb(
-        "tell how a run and its steps are doing",
+        "show how a run and its steps are doing",
         (
             (_FROM.format("status"), "the newest run"),
             (f"{PROGRAM} status --store ./runs RUN --output json", "this run, for a program"),
         ),
-        "States: waiting, running, success, skipped, unknown (nothing is heard of it), or the class of a failure.",
+        "States: waiting, running, success, skipped, unknown (no sign of life), or the class of a failure.",
     ),
     "logs": Verb(
         "print what a run's steps printed",

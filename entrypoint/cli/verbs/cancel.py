@@ -22,7 +22,7 @@ def arguments(parser: Parser) -> None:
 
 
 def main(args: argparse.Namespace, environ: Environ) -> int:
-    """Ask the run's backend to end it; of a run that has ended already, say so."""
+    """Ask the run's backend to end it, unless it has ended already."""
     store, run = find_run(args, environ)
     record = records.read_run(store, run) or {}
     submitted = backend_of(store, run)

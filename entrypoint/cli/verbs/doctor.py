@@ -1,4 +1,4 @@
-"""`doctor`: see whether this place can run a config."""
+"""`doctor`: check what this machine or container can do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`logs`: what steps printed."""
+"""`logs`: print what steps printed."""
 
 from __future__ import annotations
 

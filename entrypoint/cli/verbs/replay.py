@@ -1,4 +1,4 @@
-"""`replay`: run a step again as it was."""
+"""`replay`: print the `docker run` that repeats an attempt."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`run`: a pipeline, or one step of it, here."""
+"""`run`: run a pipeline, or one step of it, from here."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ def arguments(parser: Parser) -> None:
 
 
 def main(args: argparse.Namespace, environ: Environ) -> int:
-    """Run the pipeline, or one step of it; the last line on stderr is the run's record unless people read it there."""
+    """Run the pipeline, or one step of it.
+
+    The last line on stderr is the run's record, unless stderr is a terminal.
+    """
     name = args.step or environ.get("ZEN_RUNNER_STEP")
     try:
         if args.max_parallel is not None and args.max_parallel < 1:

@@ -1,4 +1,4 @@
-"""`status`: how a run does."""
+"""`status`: how a run and its steps are doing."""
 
 from __future__ import annotations
 

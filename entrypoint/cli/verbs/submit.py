@@ -1,4 +1,4 @@
-"""`submit`: hand a pipeline to its platform."""
+"""`submit`: start a pipeline on its platform."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def arguments(parser: Parser) -> None:
 
 
 def main(args: argparse.Namespace, environ: Environ) -> int:
-    """Say whether a config is valid, and every problem if it is not."""
+    """Print that a config is valid, or every problem of it."""
     try:
         config, sha = load_config(args, environ)
     except errors.ConfigError as error:
