@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any, ClassVar, Self
 
-    from backends.orchestrator.driven.launcher import Launcher, Report
+    from backends.execution import Execution, Report
     from backends.store.base import Store
 
 
@@ -81,7 +81,7 @@ class BaseBackend(ABC):
         Raises:
             ConfigError: the class is one that no other process could import.
         """
-        return {"type": self.BACKEND_TYPE, "source": registry.source_of(type(self)), "args": self.args}
+        return {"type": self.BACKEND_TYPE, "source": registry.source_of(type(self), self.BACKEND_TYPE), "args": self.args}
 
     @classmethod
     def from_config(cls, block: Mapping[str, Any]) -> Self:
@@ -93,7 +93,7 @@ class BaseBackend(ABC):
         Raises:
             ConfigError: the block is wrong, or describes a backend of another kind.
         """
-        found = registry.load(block, getattr(cls, "BACKEND_TYPE", None))
+        found = load(block, getattr(cls, "BACKEND_TYPE", None))
         if not isinstance(found, cls):
             raise ConfigError(f"{found!r} is no {cls.__qualname__}")
         return found
@@ -131,26 +131,13 @@ class OrchestratorBaseBackend(BaseBackend):
             run_id: the run's id; by default something that stands for one.
         """
 
-    @abstractmethod
-    def run(
-        self,
-        config: Mapping[str, Any],
-        run_id: str,
-        store: Store,
-        launcher: Launcher | None = None,
-        *,
-        report: Report | None = None,
-        stop_requested: Callable[[], bool] | None = None,
-    ) -> dict[str, Any]:
-        """Run the pipeline to its end and return the summary that ``driver.drive`` describes.
+    def runs_here(self) -> bool:
+        """Return whether steps are processes of this machine, started by the launcher that the entrypoint hands over."""
+        return False
 
-        Args:
-            config: the resolved config.
-            run_id: the run's id; one that exists resumes that run.
-            store: the opened artifact store.
-            launcher: what starts the steps, where the caller has it: the local backend is handed one.
-            report: called with each event; None for silence.
-            stop_requested: called often; True asks the run to stop.
+    @abstractmethod
+    def run(self, execution: Execution) -> dict[str, Any]:
+        """Run the pipeline to its end and return the summary that ``driver.drive`` describes.
 
         Raises:
             ConfigError: the run id belongs to a run of another config.
@@ -238,16 +225,14 @@ class OrchestratorBaseBackend(BaseBackend):
         """
 
 
-PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED, SKIPPED, UNKNOWN = STATES = (
-    "pending",
-    "running",
-    "succeeded",
-    "failed",
-    "cancelled",
-    "skipped",
-    "unknown",
-)
-
+PENDING = "pending"
+RUNNING = "running"
+SUCCEEDED = "succeeded"
+FAILED = "failed"
+CANCELLED = "cancelled"
+SKIPPED = "skipped"
+UNKNOWN = "unknown"
+STATES = (PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED, SKIPPED, UNKNOWN)
 
 BLIND = 600.0
 """Seconds for which a run's state may be unknown while somebody waits for its end."""
@@ -278,6 +263,58 @@ class TrainingBaseBackend(BaseBackend):
     """Where a step that trains runs; without one, in the step's own container."""
 
     BACKEND_TYPE = "training"
+
+
+def class_of(role: str, source: str) -> type[BaseBackend]:
+    """Return the backend class that a role and a ``source`` name, importing its module.
+
+    Args:
+        role: ``orchestrator``, ``processing`` or ``training``.
+        source: a short name or ``package.module:Class``.
+
+    Raises:
+        ConfigError: no such name, the module can't be imported, or what it names is no usable backend of this role.
+    """
+    target, cls = registry.target_of(role, source)
+    role_base = _ROLE_BASES[role]
+    if not (isinstance(cls, type) and issubclass(cls, role_base)):
+        module_name, _, qualname = target.partition(":")
+        what = f"module {module_name!r} has no {qualname!r}" if cls is None else f"{target} is no {role_base.__name__}"
+        raise registry.wrong("source", f"{what}; a backend of type {role} is a subclass of backends.base.{role_base.__name__}")
+    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise registry.wrong("source", f"{target} can't be used: it does not define {', '.join(missing)}")
+    return cls
+
+
+def load(block: Mapping[str, Any], role: str | None = None) -> BaseBackend:
+    """Return the backend that a config's block describes.
+
+    Args:
+        block: ``{"type", "source", "args"}``; ``args`` may be left out, and ``type`` too where ``role`` is given.
+        role: the only type that is right here, or None for any.
+
+    Raises:
+        ConfigError: the block, its source or its arguments are wrong; the problems' paths start inside the block.
+    """
+    if not isinstance(block, dict) or not all(isinstance(key, str) for key in block):
+        raise ConfigError("a backend is a mapping of type, source and args")
+    keys = ("type", "source", "args")
+    if unknown := [key for key in block if key not in keys]:
+        raise ConfigError([Problem("", key, f"unknown key{did_you_mean(key, keys)}") for key in unknown])
+    kind, source, args = block.get("type", role), block.get("source"), block.get("args", {})
+    for key, value, wanted in (("type", kind, str), ("source", source, str), ("args", args, dict)):
+        if not isinstance(value, wanted):
+            raise registry.wrong(key, f"expected a {'mapping' if wanted is dict else 'string'}, got {value!r}")
+    if role is not None and kind != role:
+        raise registry.wrong("type", f"a backend of type {role} is needed here, not {kind}")
+    return class_of(kind, source)(**args)  # type: ignore[arg-type]
+
+
+_ROLE_BASES: dict[str, type[BaseBackend]] = {
+    "orchestrator": OrchestratorBaseBackend,
+    "processing": ProcessingBaseBackend,
+    "training": TrainingBaseBackend,
+}
 
 
 def _title(cls: type[BaseBackend]) -> str:

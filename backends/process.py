@@ -11,19 +11,23 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def is_alive(driver: Mapping[str, Any]) -> bool | None:
-    """Tell whether the process that a handle or ``run.json`` names lives; None if that can't be seen from here."""
-    here = whoami()
-    if driver["host"] != here["host"]:
+def is_alive(process: Mapping[str, Any]) -> bool | None:
+    """Return whether a process lives; None if that can't be seen from here.
+
+    Args:
+        process: a claim, handle, lease or ``run.json``, with what `whoami` said in it; one without it names no process.
+    """
+    me = whoami()
+    if any(name not in process for name in me) or process["host"] != me["host"]:
         return None
-    if driver["boot"] != here["boot"]:
+    if process["boot"] != me["boot"]:
         return False  # the machine was started anew since
-    if driver["pid_ns"] != here["pid_ns"]:
+    if process["pid_ns"] != me["pid_ns"]:
         return None
-    if here["pid_start"] is not None:
-        return driver["pid_start"] is not None and process_start(driver["pid"]) == driver["pid_start"]
+    if me["pid_start"] is not None:
+        return process["pid_start"] is not None and process_start(process["pid"]) == process["pid_start"]
     try:  # without /proc a process id is all there is
-        os.kill(driver["pid"], 0)
+        os.kill(process["pid"], 0)
     except ProcessLookupError:
         return False
     except PermissionError:

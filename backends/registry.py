@@ -4,12 +4,15 @@
 ``<role>.<short name>``, or ``package.module:Class``. The second imports that module, which runs its code in this
 process: a deliberate act of whoever wrote the config, and the reason to run only configs that you trust.
 
-Nothing here imports a backend before one is asked for. The built-in names stand in ``BUILTIN``, because reading the
-metadata of all installed packages costs five starts of Python; a test holds the table to ``pyproject.toml``.
+A built-in backend is the module or package of its short name in the folder of its role, ``backends/<role>/<short name>``; it has
+one class of that role. So its name is known without reading the metadata of all installed packages, which costs five starts
+of Python; a test holds the folders to the entry points in ``pyproject.toml``. Nothing here imports a backend before it is
+asked for.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 
 from backends.errors import ConfigError, Problem
@@ -17,128 +20,120 @@ from backends.text import did_you_mean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from typing import Any
-
-    from backends.base import BaseBackend
 
 
 GROUP = "zen_runner.backends"
-BUILTIN = {
-    "orchestrator.local": "backends.orchestrator.local:OrchestratorLocalBackend",
-    "orchestrator.docker": "backends.orchestrator.docker:OrchestratorDockerBackend",
-    "orchestrator.beam": "backends.orchestrator.beam:OrchestratorBeamBackend",
-    "orchestrator.batch": "backends.orchestrator.batch:OrchestratorBatchBackend",
-    "orchestrator.kubeflow": "backends.orchestrator.kubeflow:OrchestratorKubeFlowBackend",
-    "processing.direct": "backends.processing.direct:ProcessingDirectBackend",
-    "processing.spark": "backends.processing.spark:ProcessingSparkBackend",
-    "training.local": "backends.training.local:TrainingLocalBackend",
-}
-_ROLE_BASES = {
-    "orchestrator": "OrchestratorBaseBackend",
-    "processing": "ProcessingBaseBackend",
-    "training": "TrainingBaseBackend",
-}
-ROLES = tuple(_ROLE_BASES)
+ROLES = ("orchestrator", "processing", "training")
 
 
-def _plugins() -> dict[str, str]:
-    """Return what installed packages registered, without the built-in names, which nobody can take over."""
-    from importlib.metadata import entry_points
-
-    return {entry.name: entry.value for entry in entry_points(group=GROUP) if entry.name not in BUILTIN}
+# What lies in a role's folder and is no backend: what several of its backends share.
+_SHARED = frozenset(("beam_options", "driven", "remote"))
 
 
-def names(role: str) -> list[str]:
-    """Return all short names of a role, sorted, from every installed package's metadata; ``find`` is quicker for one.
+def built_in(role: str) -> list[str]:
+    """Return the short names of the backends of a role that come with this package, sorted.
 
     Args:
         role: ``orchestrator``, ``processing`` or ``training``.
     """
-    prefix = f"{role}."
-    return sorted(key[len(prefix) :] for key in {**_plugins(), **BUILTIN} if key.startswith(prefix))
+    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), role)
+    names = {entry.removesuffix(".py") for entry in os.listdir(folder) if entry[:1] != "_"}
+    return sorted(name for name in names - _SHARED if name.isidentifier())
 
 
-def find(role: str, name: str) -> str | None:
-    """Return the ``package.module:Class`` behind a short name, or None; it imports no backend.
+def is_built_in(role: str, name: str) -> bool:
+    """Return whether a short name of a role is one of this package's own."""
+    return role in ROLES and name in built_in(role)
+
+
+def names(role: str) -> list[str]:
+    """Return all short names of a role, sorted, from every installed package's metadata; ``is_built_in`` is quicker for one.
+
+    Args:
+        role: ``orchestrator``, ``processing`` or ``training``.
+    """
+    return sorted({*built_in(role), *_plugins(role)})
+
+
+def is_registered(role: str, name: str) -> bool:
+    """Return whether a short name of a role is known; it imports no backend.
 
     Args:
         role: ``orchestrator``, ``processing`` or ``training``.
         name: the short name, such as ``local``.
     """
-    key = f"{role}.{name}"
-    return BUILTIN.get(key) or _plugins().get(key)
+    return is_built_in(role, name) or name in _plugins(role)
 
 
-def source_of(cls: type[BaseBackend]) -> str:
+def _plugins(role: str) -> dict[str, str]:
+    """Return what installed packages registered for a role, without the built-in names, which nobody can take over."""
+    from importlib.metadata import entry_points
+
+    prefix, own = f"{role}.", set(built_in(role))
+    targets = {
+        entry.name.removeprefix(prefix): entry.value for entry in entry_points(group=GROUP) if entry.name.startswith(prefix)
+    }
+    return {name: target for name, target in targets.items() if name not in own}
+
+
+def source_of(cls: type, role: str) -> str:
     """Return the ``source`` of a class: its registered short name, else ``package.module:Class``.
+
+    Args:
+        cls: a backend's class.
+        role: ``orchestrator``, ``processing`` or ``training``.
 
     Raises:
         ConfigError: another process could not import the class: it is defined in a function or in ``__main__``.
     """
+    package, _, name = cls.__module__.rpartition(".")
+    if package == f"backends.{role}" and is_built_in(role, name):
+        return name
     target = f"{cls.__module__}:{cls.__qualname__}"
-    prefix = f"{cls.BACKEND_TYPE}."
-    for table in (BUILTIN, {} if cls.__module__.startswith("backends.") else _plugins()):
-        for key, value in table.items():
-            if value == target and key.startswith(prefix):
-                return key[len(prefix) :]
+    for name, registered in _plugins(role).items():
+        if registered == target:
+            return name
     if cls.__module__ == "__main__" or "<" in target:
         raise ConfigError(f"no config can name the backend class {target}: define it at the top level of a module")
     return target
 
 
-def class_of(role: str, source: str) -> type[BaseBackend]:
-    """Return the backend class that a role and a ``source`` name, importing its module.
+def target_of(role: str, source: str) -> tuple[str, object]:
+    """Return the ``package.module:Class`` that a role and a ``source`` mean, and what is there; None if nothing is.
 
     Args:
         role: ``orchestrator``, ``processing`` or ``training``.
         source: a short name or ``package.module:Class``.
 
     Raises:
-        ConfigError: no such name, the module can't be imported, or what it names is no usable backend of this role.
+        ConfigError: no such name, or the module can't be imported.
     """
-    if role not in _ROLE_BASES:
-        raise _error("type", f"no backend type {role!r}{did_you_mean(role, ROLES)}; the types are {', '.join(ROLES)}")
-    target = source if ":" in source else find(role, source)
+    if role not in ROLES:
+        raise wrong("type", f"no backend type {role!r}{did_you_mean(role, ROLES)}; the types are {', '.join(ROLES)}")
+    if is_built_in(role, source):
+        return _built_in_class(role, source)
+    target = source if ":" in source else _plugins(role).get(source)
     if target is None:
-        raise _error("source", _unknown(role, source))
+        raise wrong("source", _unknown(role, source))
     module_name, _, qualname = target.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), *qualname.split("."))):
-        raise _error("source", f"{source!r} is neither a short name nor package.module:Class")
-    found: Any = _module(source, module_name)
+        raise wrong("source", f"{source!r} is neither a short name nor package.module:Class")
+    thing: Any = _module(source, module_name)
     for part in qualname.split("."):
-        found = getattr(found, part, None)
-    base = getattr(_module(source, "backends.base"), _ROLE_BASES[role])
-    if not (isinstance(found, type) and issubclass(found, base)):
-        what = f"module {module_name!r} has no {qualname!r}" if found is None else f"{target} is no {base.__name__}"
-        raise _error("source", f"{what}; a backend of type {role} is a subclass of backends.base.{base.__name__}")
-    if missing := sorted(getattr(found, "__abstractmethods__", ())):
-        raise _error("source", f"{target} can't be used: it does not define {', '.join(missing)}")
-    return found
+        thing = getattr(thing, part, None)
+    return target, thing
 
 
-def load(block: Mapping[str, Any], role: str | None = None) -> BaseBackend:
-    """Return the backend that a config's block describes.
-
-    Args:
-        block: ``{"type", "source", "args"}``; ``args`` may be left out, and ``type`` too where ``role`` is given.
-        role: the only type that is right here, or None for any.
-
-    Raises:
-        ConfigError: the block, its source or its arguments are wrong; the problems' paths start inside the block.
-    """
-    if not isinstance(block, dict) or not all(isinstance(key, str) for key in block):
-        raise ConfigError("a backend is a mapping of type, source and args")
-    known = ("type", "source", "args")
-    if unknown := [key for key in block if key not in known]:
-        raise ConfigError([Problem("", key, f"unknown key{did_you_mean(key, known)}") for key in unknown])
-    kind, source, args = block.get("type", role), block.get("source"), block.get("args", {})
-    for key, value, wanted in (("type", kind, str), ("source", source, str), ("args", args, dict)):
-        if not isinstance(value, wanted):
-            raise _error(key, f"expected a {'mapping' if wanted is dict else 'string'}, got {value!r}")
-    if role is not None and kind != role:
-        raise _error("type", f"a backend of type {role} is needed here, not {kind}")
-    return class_of(kind, source)(**args)  # type: ignore[arg-type]
+def _built_in_class(role: str, name: str) -> tuple[str, object]:
+    module = _module(name, f"backends.{role}.{name}")
+    classes = [
+        member
+        for member in vars(module).values()
+        if isinstance(member, type) and member.__module__ == module.__name__ and getattr(member, "BACKEND_TYPE", None) == role
+    ]
+    [cls] = classes
+    return f"{module.__name__}:{cls.__qualname__}", cls
 
 
 def _module(source: str, name: str) -> Any:
@@ -150,16 +145,17 @@ def _module(source: str, name: str) -> Any:
         return import_module(name)
     except Exception as error:  # importing somebody's module can raise anything
         why = f"{type(error).__name__}: {error}"
-        raise _error("source", f"{source!r} needs module {name!r}, which can't be imported here: {why}") from error
+        raise wrong("source", f"{source!r} needs module {name!r}, which can't be imported here: {why}") from error
 
 
 def _unknown(role: str, source: str) -> str:
     known = names(role)
     for other in ROLES:
-        if other != role and find(other, source):
+        if other != role and is_registered(other, source):
             return f"{source!r} is a backend of type {other}, not {role}"
     return f"no {role} backend {source!r}{did_you_mean(source, known)}; registered: {', '.join(known) or 'none'}"
 
 
-def _error(path: str, message: str) -> ConfigError:
+def wrong(path: str, message: str) -> ConfigError:
+    """Return the error of one place inside a backend's block."""
     return ConfigError([Problem("", path, message)])

@@ -97,6 +97,7 @@ def floor(size: int, folder: str) -> float:
 
 def measure(size: int, shape: str, where: str) -> dict[str, Any]:
     """Drive one pipeline in this process, its store in the directory ``where``, and return its figures."""
+    from backends.execution import Execution
     from backends.orchestrator.driven.driver import drive
     from backends.process import utc
     from backends.store import claims, open_store
@@ -151,7 +152,7 @@ def measure(size: int, shape: str, where: str) -> dict[str, Any]:
         config = config_of(size, shape, folder)
         store = open_store(folder)
         began, cpu = time.perf_counter(), time.process_time()
-        summary = drive(config, "bench", store, NullLauncher(store, "bench"), max_parallel=8)
+        summary = drive(Execution(config, "bench", store), NullLauncher(store, "bench"), max_parallel=8)
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         if summary["class"] != "success" or len(summary["steps"]) != size:
             raise SystemExit(f"the run did not do its {size} steps: {summary['class']}, {summary['message']}")

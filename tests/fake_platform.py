@@ -20,10 +20,10 @@ from typing import Any
 
 from backends import graph, names, outcome
 from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, SUCCEEDED
+from backends.calls import Fault, call
 from backends.config.transport import Limits
 from backends.orchestrator.remote.backend import OrchestratorRemoteBackend
-from backends.orchestrator.remote.calls import Fault, call
-from backends.orchestrator.remote.platform import WHOLE, Seen
+from backends.platform import WHOLE_RUN, JobStatus
 from backends.store.base import Store
 from tests import helpers
 
@@ -178,7 +178,7 @@ class OrchestratorFakeBackend(OrchestratorRemoteBackend):
             state.setdefault("jobs", {})[step] = job
             save()
 
-    def _status(self, state: dict[str, Any]) -> dict[str, Seen]:
+    def _status(self, state: dict[str, Any]) -> dict[str, JobStatus]:
         if "root" not in state:
             return {}
         platform, jobs = Platform(Path(state["root"])), state["jobs"]
@@ -187,9 +187,9 @@ class OrchestratorFakeBackend(OrchestratorRemoteBackend):
             some = list(jobs.values())[at : at + 100]
             found |= call(lambda some=some: platform.describe(some), "the fake platform: describe", judge, tries=2)  # type: ignore[misc]
         whole = platform.root / "whole"
-        said = {WHOLE: Seen(FAILED, whole.read_text())} if whole.exists() else {}
+        said = {WHOLE_RUN: JobStatus(FAILED, whole.read_text())} if whole.exists() else {}
         return said | {
-            step: Seen(
+            step: JobStatus(
                 found[job]["state"],
                 found[job].get("reason", ""),
                 exit_code=found[job].get("code"),

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from backends import outcome, registry, wire
+from backends import base, outcome, registry, wire
 from backends.config import document, placeholders, quantities
 from backends.config.naming import NAME_RULE, is_function, is_identifier, is_name, looks_secret, slug
 from backends.config.placeholders import ITEM
@@ -206,7 +206,7 @@ class _Resolver:
         return self._registered[role]
 
     def _is_registered(self, role: str, name: str) -> bool:
-        return f"{role}.{name}" in registry.BUILTIN or name in self._names(role)
+        return registry.is_built_in(role, name) or name in self._names(role)
 
     # -- --set ---------------------------------------------------------------------------------------------------------
 
@@ -479,9 +479,9 @@ class _Resolver:
                 hint = f"; the one of that name is of type {others[0]}"
             self.report((*path, "source"), f"no {block.type} backend {block.source[:80]!r}{hint}")
             return None
-        if args and f"{block.type}.{block.source}" in registry.BUILTIN:
+        if args and registry.is_built_in(block.type, block.source):
             try:
-                registry.load(done)
+                base.load(done)
             except ConfigError as error:
                 for problem in error.problems:  # only what the config can mend; whether the backend works here is another matter
                     if problem.path.startswith("args"):
@@ -660,9 +660,9 @@ class _Resolver:
             if own:
                 self.report(path, f"a training backend runs call and run steps, and this is a {own} step; write a processing one")
             return own
-        if f"processing.{backend['source']}" not in registry.BUILTIN:
+        if not registry.is_built_in("processing", backend["source"]):
             return own  # whose class is imported only when the step runs
-        cls: Any = registry.class_of("processing", backend["source"])
+        cls: Any = base.class_of("processing", backend["source"])
         if kind is not None and kind not in (cls.ENGINE, "run"):
             what = f"the backend {backend['source']!r} runs {cls.ENGINE} and run steps, and this is a {kind} step"
             self.report(path, f"{what}; {'remove it' if kind == 'call' else 'write one for ' + kind}")

@@ -1,18 +1,18 @@
-"""The default orchestrator: a process a step, on this machine."""
+"""The default orchestrator: one process per step, on this machine."""
 
 from __future__ import annotations
 
 from backends import graph, wire
 from backends.errors import ConfigError, Problem, UsageError
 from backends.orchestrator.driven.backend import ClientDrivenBackend, end_orphans
+from backends.store import keys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from backends.orchestrator.driven.launcher import Launcher
-    from backends.store.base import Store
+    from backends.execution import Execution, Launcher
 
 
 class OrchestratorLocalBackend(ClientDrivenBackend):
@@ -32,7 +32,7 @@ class OrchestratorLocalBackend(ClientDrivenBackend):
     def render(self, config: Mapping[str, Any], run_id: str = "{run}") -> list[dict[str, Any]]:
         """Return a document a step, parents first: its command, its environment and the steps that it waits for."""
         sha = wire.sha256(wire.dumps(config).encode())
-        where = f"{config['store'].rstrip('/')}/configs/{sha}.json"
+        where = f"{config['store'].rstrip('/')}/{keys.config(sha)}"
         parents = {step: spec["parents"] for step, spec in config["steps"].items()}
         return [
             {
@@ -44,9 +44,11 @@ class OrchestratorLocalBackend(ClientDrivenBackend):
             for step in graph.order(parents)
         ]
 
-    def make_launcher(self, config: Mapping[str, Any], run_id: str, store: Store) -> Launcher:
+    def make_launcher(self, execution: Execution) -> Launcher:
         # A process that starts others and takes signals is the entrypoint's; this package never imports it.
-        raise UsageError("the local orchestrator runs under `zen-runner run`, which gives it its launcher")
+        if execution.launcher is None:
+            raise UsageError("the local orchestrator runs under `zen-runner run`, which gives it its launcher")
+        return execution.launcher
 
     def runs_here(self) -> bool:
         return True

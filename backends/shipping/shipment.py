@@ -10,7 +10,7 @@ import os
 
 from backends import wire
 from backends.errors import ConfigError, InfraError, InputError, Problem
-from backends.store import open_store
+from backends.store import keys, open_store
 from backends.store.base import trouble
 from backends.store.local import make_folder
 
@@ -95,7 +95,7 @@ def ship(config: Mapping[str, Any], workdir: str, *, mounts: Collection[str] = (
 
 def archive_key(code: str) -> str:
     """Return where in the store the archive lies that a shipped config's ``code`` names."""
-    return f"code/{code.removeprefix(SHIPPED)}.tar.gz"
+    return keys.code(code.removeprefix(SHIPPED))
 
 
 def upload(shipment: Shipment, store: Store) -> None:
@@ -113,7 +113,7 @@ def upload(shipment: Shipment, store: Store) -> None:
             raise ConfigError(f"code: {code} is not in {store.url}; submit from the config that names the code's directory")
         if not there and shipment.archive is not None:
             store.upload(key, shipment.archive)
-    key = f"configs/{shipment.sha}.json"
+    key = keys.config(shipment.sha)
     if not store.exists(key):
         store.put(key, shipment.data)
 

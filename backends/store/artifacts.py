@@ -13,23 +13,23 @@ import os
 from backends import wire
 from backends.errors import InfraError, InputError, UserError
 from backends.store import open_store
-from backends.store.base import BUCKET_SCHEMES, Store, trouble
+from backends.store.base import BUCKET_SCHEMES, Store, each, trouble
 from backends.store.digests import BLOCK, describe, file_artifact, hash_blocks, order_key, tree_artifact, tree_digest
 from backends.store.local import make_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable, Sequence
     from typing import Any
 
-    Line = list[Any]
+    from backends.store.digests import Artifact, Line
 
 
 _THREADS = 8
 _AGAIN = "make it again, in a new run"
 
 
-def publish(store: Store, key: str, path: str) -> dict[str, Any]:
+def publish(store: Store, key: str, path: str) -> Artifact:
     """Put a step's output into the store; on a local store the file or directory is moved there.
 
     Args:
@@ -50,16 +50,14 @@ def publish(store: Store, key: str, path: str) -> dict[str, Any]:
     elif lines is None:
         store.upload(key, path)
     else:
-        _each(
-            lambda line: store.upload(f"{key}/{line[0]}", f"{path}/{line[0]}"),
-            [line for line in lines if line[1] != "d"],
-        )
+        files = [line[0] for line in lines if line[1] != "d"]
+        each(store, lambda file: store.upload(f"{key}/{file}", f"{path}/{file}"), files, _THREADS)
     if lines is not None:
         store.put(_manifest(key), _manifest_bytes(lines))
     return {"key": key, **artifact}
 
 
-def adopt(store: Store, key: str) -> dict[str, Any]:
+def adopt(store: Store, key: str) -> Artifact:
     """Make an artifact of what a step wrote straight into the store by its URL.
 
     In a bucket this reads every byte once, since a digest must not depend on where the artifact lies.
@@ -84,11 +82,11 @@ def adopt(store: Store, key: str) -> dict[str, Any]:
         size, sha = _hash_object(store, key)
         artifact, lines = file_artifact(size, sha), None
     else:
-        keys = _members(store, key)
-        if not keys:
+        members = _members(store, key)
+        if not members:
             raise _unwritten(store, key)
-        sums = _each(lambda member: _hash_object(store, member), keys)
-        lines = [[member[len(key) + 1 :], "-", size, sha] for member, (size, sha) in zip(keys, sums, strict=True)]
+        sums = each(store, lambda member: _hash_object(store, member), members, _THREADS)
+        lines = [[member[len(key) + 1 :], "-", size, sha] for member, (size, sha) in zip(members, sums, strict=True)]
         lines.sort(key=order_key)
         artifact = tree_artifact(lines)
     if lines is not None:
@@ -119,7 +117,7 @@ def beside(name: str, found: Iterable[str], instead: str) -> str:
     return f", but there is {shards[0]}{more} beside it; write to {instead}, so that the output is a directory"
 
 
-def exists(store: Store, artifact: dict[str, Any]) -> bool:
+def exists(store: Store, artifact: Artifact) -> bool:
     """Tell whether an artifact is still in the store, without reading it."""
     key = artifact["key"]
     if artifact["kind"] == "file":
@@ -127,7 +125,7 @@ def exists(store: Store, artifact: dict[str, Any]) -> bool:
     return store.exists(_manifest(key)) and (store.root is None or os.path.isdir(store.url_of(key)))
 
 
-def fetch(store: Store, artifact: dict[str, Any], scratch: str, name: str = "") -> str:
+def fetch(store: Store, artifact: Artifact, scratch: str, name: str = "") -> str:
     """Bring an artifact to this machine and verify it.
 
     Args:
@@ -149,12 +147,12 @@ def fetch(store: Store, artifact: dict[str, Any], scratch: str, name: str = "") 
     return path
 
 
-def gather(store: Store, found: list[dict[str, Any]], scratch: str, name: str = "") -> str:
+def gather(store: Store, parts: Sequence[Artifact], scratch: str, name: str = "") -> str:
     """Bring many artifacts into one directory and verify each.
 
     Args:
         store: where they lie.
-        found: as `publish` returned them.
+        parts: as `publish` returned them.
         scratch: a directory of the attempt's own.
         name: what the step calls this input, for messages.
 
@@ -172,20 +170,16 @@ def gather(store: Store, found: list[dict[str, Any]], scratch: str, name: str = 
     def bring(number: int) -> None:
         entry = f"{folder}/{number:08d}"
         if store.root is None:
-            _bring(store, found[number], entry, name)
+            _bring(store, parts[number], entry, name)
             return
-        path = store.url_of(str(found[number]["key"]))
-        _bring(store, found[number], path, name)
+        path = store.url_of(str(parts[number]["key"]))
+        _bring(store, parts[number], path, name)
         try:
             os.symlink(path, entry)
         except OSError as error:
             raise trouble("write", entry, error) from error
 
-    if store.root is None:
-        _each(bring, list(range(len(found))))
-    else:
-        for number in range(len(found)):
-            bring(number)
+    each(store, bring, range(len(parts)), _THREADS)
     return folder
 
 
@@ -218,10 +212,15 @@ def fetch_url(url: str, scratch: str, name: str = "") -> tuple[str, str]:
         store = open_store(parent)
         path = f"{_room(scratch)}/{last}"
         if not store.download(last, path):
-            keys = _members(store, last)
-            if not keys:
+            members = _members(store, last)
+            if not members:
                 raise InputError(f"{label} does not exist")
-            _each(lambda key: _fetch_member(store, key, f"{path}/{_safe(key[len(last) + 1 :], label)}", label), keys)
+            each(
+                store,
+                lambda key: _fetch_member(store, key, f"{path}/{_safe(key[len(last) + 1 :], label)}", label),
+                members,
+                _THREADS,
+            )
     else:
         raise InputError(f"{label}: no such kind of URL; use a path, https://, s3://, gs:// or az://")
     return path, _digest_of_input(os.path.realpath(path), label, ours=False)
@@ -296,14 +295,14 @@ def _fetch_tree(store: Store, key: str, expected: str, path: str, label: str) ->
     for member, kind in members:
         make_folder(f"{path}/{member}" if kind == "d" else os.path.dirname(f"{path}/{member}"))
     files = [(member, kind) for member, kind in members if kind != "d"]
-    _each(lambda file: _fetch_member(store, f"{key}/{file[0]}", f"{path}/{file[0]}", label), files)
+    each(store, lambda file: _fetch_member(store, f"{key}/{file[0]}", f"{path}/{file[0]}", label), files, _THREADS)
     for member, kind in files:
         if kind == "x":
             mode = os.stat(f"{path}/{member}").st_mode
             os.chmod(f"{path}/{member}", mode | (mode & 0o444) >> 2)  # whoever may read it may run it
 
 
-def _bring(store: Store, artifact: dict[str, Any], path: str, name: str) -> None:
+def _bring(store: Store, artifact: Artifact, path: str, name: str) -> None:
     """Verify what is at ``path``: the artifact itself in a local store, else a copy that is made there first."""
     key, expected = str(artifact["key"]), str(artifact["digest"])
     label = f"input {name!r} ({store.url_of(key)})" if name else f"input {store.url_of(key)}"
@@ -352,21 +351,6 @@ def _room(scratch: str) -> str:
             number += 1
         except OSError as error:
             raise trouble("write", path, error) from error
-
-
-def _each(work: Callable[[Any], Any], items: list[Any]) -> list[Any]:
-    """Do the same for each item, several at a time; the first error ends it."""
-    if len(items) < 2:
-        return [work(item) for item in items]
-    from concurrent.futures import ThreadPoolExecutor
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        futures = [pool.submit(work, item) for item in items]
-        try:
-            return [future.result() for future in futures]
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
 
 
 def _download_http(url: str, path: str, label: str) -> None:

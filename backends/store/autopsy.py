@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from backends import outcome, wire
 from backends.errors import DuplicateError
-from backends.process import process_start, whoami
-from backends.store import records
+from backends.process import is_alive, whoami
+from backends.store import keys, records
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from backends.store.base import Store
 
 _TAIL = 2048  # bytes of the last log that go into the record
@@ -36,18 +38,17 @@ def perform(store: Store, run: str, step: str, number: int, claim: bytes) -> Non
         DuplicateError: it isn't dead.
         InfraError: the store could not be reached.
     """
-    prefix = f"runs/{run}/{step}/{number}"
-    owner = _parse(claim)
+    owner = records.parse_object(claim) or {}
     here = _same_machine(owner)
-    gone = here and process_start(owner["pid"]) != owner["pid_start"]
-    silent = _silence(store, prefix)
+    gone = here and is_alive(owner) is False
+    silent = _silence(store, run, step, number)
     if not gone and silent is not None and silent < records.DEAD_AFTER:
         raise duplicate(run, step, number, claim, silent)
     if gone:
         kill_processes(owner.get("token"))  # nobody but they can write its log now, so stop them first
     if here:
-        _save_log(store, prefix, owner)
-    key = f"{prefix}/result.json"
+        _save_log(store, keys.logs(run, step, number), owner)
+    key = keys.result(run, step, number)
     record = wire.dumps(_last_words(store, run, step, number, owner, gone, silent)).encode()
     if not store.create(key, record):
         if records.result(store, run, step, number) is not None:
@@ -66,12 +67,11 @@ def clean_up(store: Store, run: str, step: str, number: int) -> None:
         step: the step's name.
         number: the dead attempt.
     """
-    prefix = f"runs/{run}/{step}/{number}"
-    kill_processes(_parse(store.get(f"{prefix}/claim.json")).get("token"))
+    kill_processes((records.read_json(store, keys.claim(run, step, number)) or {}).get("token"))
     if store.root is not None:
         import shutil
 
-        shutil.rmtree(store.url_of(f"{prefix}/tmp"), ignore_errors=True)
+        shutil.rmtree(store.url_of(keys.scratch(run, step, number)), ignore_errors=True)
 
 
 def duplicate(run: str, step: str, number: int, claim: bytes, silent: float | None = None) -> DuplicateError:
@@ -84,7 +84,7 @@ def duplicate(run: str, step: str, number: int, claim: bytes, silent: float | No
         claim: the bytes of its claim, perhaps torn.
         silent: seconds since its last sign of life, if known.
     """
-    owner = _parse(claim)
+    owner = records.parse_object(claim) or {}
     who = f"process {owner['pid']} on {owner['host']}" if "pid" in owner and "host" in owner else "an unknown process"
     heard = "" if silent is None else f", heard of {silent:.0f} s ago"
     return DuplicateError(
@@ -93,33 +93,27 @@ def duplicate(run: str, step: str, number: int, claim: bytes, silent: float | No
     )
 
 
-def _parse(data: bytes | None) -> dict[str, Any]:
-    try:
-        value = wire.loads(data or b"{}")
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+def _same_machine(owner: Mapping[str, Any]) -> bool:
+    """Return whether the claim's process, if it lives, can be seen here under its pid.
 
-
-def _same_machine(owner: dict[str, Any]) -> bool:
-    """Tell whether the claim's process, if it lived, would be visible here under its pid."""
+    Another boot id under the same host name may be another machine, so there only silence proves that the owner is dead.
+    Snapshots of one virtual machine share the boot id and the namespace's number, so the host's name must agree too.
+    """
     me = whoami()
-    # Snapshots of one virtual machine share the boot id and the namespace's number, so the host's name must agree too.
     if not me["boot"] or not owner.get("pid_start"):
         return False
     return all(owner.get(key) == me[key] for key in ("boot", "pid_ns", "host"))
 
 
-def _silence(store: Store, prefix: str) -> float | None:
-    age = store.age(f"{prefix}/heartbeat.json")
-    return store.age(f"{prefix}/claim.json") if age is None else age
+def _silence(store: Store, run: str, step: str, number: int) -> float | None:
+    age = store.age(keys.heartbeat(run, step, number))
+    return store.age(keys.claim(run, step, number)) if age is None else age
 
 
 def _last_words(
     store: Store, run: str, step: str, number: int, owner: dict[str, Any], gone: bool, silent: float | None
-) -> dict[str, Any]:
-    prefix = f"runs/{run}/{step}/{number}"
-    beat = records.read_json(store, f"{prefix}/heartbeat.json") or {}
+) -> records.Record:
+    beat = records.read_json(store, keys.heartbeat(run, step, number)) or {}
     usage = beat.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     oom = _number(usage.get("oom_kill")) > 0
@@ -132,30 +126,14 @@ def _last_words(
     message = f"attempt {number} died on {host} without a result: {why}, {when}"
     if oom:
         message += "; the out-of-memory killer was there"
-    started = owner.get("at")
-    return {
-        "version": 1,
-        "run": run,
-        "step": step,
-        "attempt": number,
-        "class": kind,
-        "exit_code": outcome.code_of(kind),
-        "message": message,
-        "started": started,
-        "ended": beat.get("at") or started,
-        "seconds": _number(beat.get("seconds")),
-        "status": None,
-        "signal": None,
-        "inputs": {},
-        "outputs": {},
-        "values": {},
-        "config": owner.get("config"),
-        "usage": usage,
-        "host": owner.get("host"),
-        "cached_from": None,
-        "log_tail": _log_tail(store, f"{prefix}/log"),
-        "declared_by": whoami()["host"],
-    }
+    record = records.make_record(run, step, number, kind, message, seconds=_number(beat.get("seconds")), usage=usage)
+    record["started"] = owner.get("at")  # a torn claim says nothing
+    record["ended"] = beat.get("at") or owner.get("at")
+    record["config"] = owner.get("config")
+    record["host"] = owner.get("host")
+    record["log_tail"] = _log_tail(store, keys.logs(run, step, number))
+    record["declared_by"] = whoami()["host"]
+    return record
 
 
 def _number(value: object) -> float:
@@ -179,22 +157,22 @@ def _oom_kills(owner: dict[str, Any]) -> int:
     return 0
 
 
-def _log_tail(store: Store, prefix: str) -> str:
+def _log_tail(store: Store, folder: str) -> str:
     tail = b""
-    for key, size in sorted(store.walk(prefix), reverse=True):
+    for key, size in sorted(store.walk(folder), reverse=True):
         tail = (store.get(key, max(0, size - _TAIL)) or b"") + tail
         if len(tail) >= _TAIL:
             break
     return tail[-_TAIL:].decode("utf-8", "replace")
 
 
-def _save_log(store: Store, prefix: str, owner: dict[str, Any]) -> None:
+def _save_log(store: Store, folder: str, owner: dict[str, Any]) -> None:
     scratch = owner.get("scratch")
     if store.root is not None or not isinstance(scratch, str):
         return  # on a local store the log is written in place
-    saved = dict(store.walk(f"{prefix}/log"))
+    saved = dict(store.walk(folder))
     for path in sorted(Path(scratch, "log").glob("*.txt")):
-        key = f"{prefix}/log/{path.name}"
+        key = f"{folder}/{path.name}"
         if path.is_file() and path.stat().st_size > saved.get(key, -1):
             store.upload(key, str(path))
 

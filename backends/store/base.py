@@ -9,7 +9,8 @@ from backends.errors import InfraError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
 
 BUCKET_SCHEMES = ("s3", "s3a", "gs", "az", "adl", "azure", "abfs", "abfss")
@@ -86,6 +87,23 @@ class Store:
     def url_of(self, key: str) -> str:
         """Return where programs that read the store themselves find an object: a path or a URL."""
         raise NotImplementedError
+
+
+def each(store: Store, work: Callable[[Any], Any], items: Sequence[Any], threads: int = 16) -> list[Any]:
+    """Do the same for each item, and return the results in the items' order; the first error ends it.
+
+    Args:
+        store: of a bucket every question costs a round trip, so there several are asked at a time.
+        work: what to do, from any thread.
+        items: what to do it for.
+        threads: how many at a time.
+    """
+    if store.root is not None or len(items) < 2:
+        return [work(item) for item in items]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, items))
 
 
 def check_key(key: str) -> str:

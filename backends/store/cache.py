@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from backends import outcome, wire
 from backends.errors import UsageError
-from backends.store.keys import check_run_id
+from backends.store import keys
 from backends.store.records import read_json, result
 
 TYPE_CHECKING = False
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from backends.store.base import Store
+    from backends.store.records import Record
 
 
 def cache_key(name: str, step: Mapping[str, Any], inputs: Mapping[str, str], code: str | None, image: str | None) -> str:
@@ -32,13 +33,13 @@ def cache_key(name: str, step: Mapping[str, Any], inputs: Mapping[str, str], cod
     return wire.sha256(text.encode())
 
 
-def cache_get(store: Store, key: str) -> dict[str, Any] | None:
+def cache_get(store: Store, key: str) -> Record | None:
     """Return the record of an earlier success with this cache key; None without one, or if its artifacts are gone."""
-    entry = read_json(store, f"cache/{key}.json")
+    entry = read_json(store, keys.cache(key))
     if entry is None:
         return None
     try:
-        record = result(store, check_run_id(entry["run"]), entry["step"], int(entry["attempt"]))
+        record = result(store, keys.check_run_id(entry["run"]), entry["step"], int(entry["attempt"]))
         if record is None or record["class"] != outcome.SUCCESS:
             return None
         from backends.store import artifacts
@@ -52,4 +53,4 @@ def cache_get(store: Store, key: str) -> dict[str, Any] | None:
 def cache_put(store: Store, key: str, record: Mapping[str, Any]) -> None:
     """Let the cache key point at the attempt that ``record`` is the result of."""
     entry = {"version": 1, "run": record["run"], "step": record["step"], "attempt": record["attempt"]}
-    store.put(f"cache/{key}.json", wire.dumps(entry).encode())
+    store.put(keys.cache(key), wire.dumps(entry).encode())

@@ -7,7 +7,7 @@ import os
 from backends import wire
 from backends.errors import DuplicateError
 from backends.process import utc, whoami
-from backends.store.keys import check_run_id
+from backends.store import keys
 from backends.store.records import DEAD_AFTER, attempts, good_of, result
 
 TYPE_CHECKING = False
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from backends.store.base import Store
+    from backends.store.records import Record
 
 
 _ROUNDS = 8
@@ -24,7 +25,7 @@ _ROUNDS = 8
 class AlreadyDone(Exception):
     """The step has a good result in this run, so it isn't run again; ``record`` is that result."""
 
-    def __init__(self, record: dict[str, Any]) -> None:
+    def __init__(self, record: Record) -> None:
         self.record = record
         super().__init__(f"step {record.get('step')!r} of run {record.get('run')!r} is finished")
 
@@ -34,18 +35,20 @@ class Attempt:
 
     Attributes:
         number: counts from 1 within the run and step.
+        place: run, step and number, as the functions of `keys` take them.
         prefix: the key under which everything of the attempt lies, ``runs/<run>/<step>/<number>``.
         token: what no other claim has, of any store; the step's processes carry it in their environment as ``ZEN_CLAIM``.
     """
 
-    __slots__ = ("number", "prefix", "run", "step", "store", "token")
+    __slots__ = ("number", "place", "prefix", "run", "step", "store", "token")
 
     def __init__(self, store: Store, run: str, step: str, number: int, token: str) -> None:
         self.store = store
         self.run = run
         self.step = step
         self.number = number
-        self.prefix = f"runs/{run}/{step}/{number}"
+        self.place = (run, step, number)
+        self.prefix = keys.attempt(run, step, number)
         self.token = token
 
     def heartbeat(self, body: Mapping[str, Any]) -> bool:
@@ -60,8 +63,8 @@ class Attempt:
         Raises:
             InfraError: the store could not be written.
         """
-        self.store.put(f"{self.prefix}/heartbeat.json", wire.dumps({"at": utc(), **body}).encode())
-        return not self.store.exists(f"{self.prefix}/result.json")
+        self.store.put(keys.heartbeat(*self.place), wire.dumps({"at": utc(), **body}).encode())
+        return not self.store.exists(keys.result(*self.place))
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Publish how the attempt ended; call it last, with the outputs in place.
@@ -74,7 +77,7 @@ class Attempt:
             InfraError: the store could not be written.
         """
         full = {**record, "version": 1, "run": self.run, "step": self.step, "attempt": self.number}
-        if not self.store.create(f"{self.prefix}/result.json", wire.dumps(full).encode()):
+        if not self.store.create(keys.result(*self.place), wire.dumps(full).encode()):
             raise DuplicateError(
                 f"step {self.step!r}, run {self.run!r}: attempt {self.number} was silent for {DEAD_AFTER:.0f} s, was "
                 "declared dead, and its result does not count; if this machine did not sleep, check its link to the store"
@@ -103,7 +106,7 @@ def claim(store: Store, run: str, step: str, owner: Mapping[str, Any]) -> Attemp
         DuplicateError: another live attempt holds the step.
         InfraError: the store could not be reached.
     """
-    check_run_id(run)
+    keys.check_run_id(run)
     for _ in range(_ROUNDS):  # each further round means that somebody else changed the step's state meanwhile
         numbers = attempts(store, run, step)
         number = 1
@@ -116,7 +119,7 @@ def claim(store: Store, run: str, step: str, owner: Mapping[str, Any]) -> Attemp
 
                     autopsy.clean_up(store, run, step, number)
                 number += 1
-            elif (held := store.get(f"runs/{run}/{step}/{number}/claim.json")) is not None:
+            elif (held := store.get(keys.claim(run, step, number))) is not None:
                 from backends.store import autopsy
 
                 autopsy.perform(store, run, step, number, held)
@@ -127,8 +130,8 @@ def claim(store: Store, run: str, step: str, owner: Mapping[str, Any]) -> Attemp
         attempt = Attempt(store, run, step, number, os.urandom(8).hex())
         body = {"version": 1, "run": run, "step": step, "attempt": number, "at": utc(), **whoami(), **owner}
         body["token"] = attempt.token
-        if store.create(f"{attempt.prefix}/claim.json", wire.dumps(body).encode()):
+        if store.create(keys.claim(run, step, attempt.number), wire.dumps(body).encode()):
             return attempt
     from backends.store import autopsy
 
-    raise autopsy.duplicate(run, step, number, store.get(f"runs/{run}/{step}/{number}/claim.json") or b"")
+    raise autopsy.duplicate(run, step, number, store.get(keys.claim(run, step, number)) or b"")

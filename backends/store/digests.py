@@ -11,10 +11,23 @@ from backends.store.base import portable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from typing import Any
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, TypedDict
 
     Line = list[Any]
+
+    class Content(TypedDict):
+        """What is in a file or directory, wherever it lies: ``size`` in bytes, ``kind`` is ``file`` or ``dir``."""
+
+        digest: str
+        size: int
+        kind: str
+        files: int
+
+    class Artifact(Content):
+        """Content in the store."""
+
+        key: str
 
 
 BLOCK = 1 << 20
@@ -35,13 +48,13 @@ def digest(path: str) -> str:
     return str(describe(path)[0]["digest"])
 
 
-def gathered_digest(found: list[dict[str, Any]]) -> str:
+def gathered_digest(parts: Sequence[Artifact]) -> str:
     """Return the digest of artifacts gathered in this order: the SHA-256 over a header line and a line a digest."""
-    text = _GATHERED + "".join(f"{artifact['digest']}\n" for artifact in found)
+    text = _GATHERED + "".join(f"{artifact['digest']}\n" for artifact in parts)
     return f"sha256:{wire.sha256(text.encode())}"
 
 
-def describe(path: str, moving: bool = False, ours: bool = True) -> tuple[dict[str, Any], list[Line] | None]:
+def describe(path: str, moving: bool = False, ours: bool = True) -> tuple[Content, list[Line] | None]:
     """Return an artifact without its key, and the manifest's lines if it is a directory.
 
     Args:
@@ -140,11 +153,11 @@ def order_key(line: Line) -> bytes:
     return str(line[0]).encode()
 
 
-def file_artifact(size: int, sha: str) -> dict[str, Any]:
+def file_artifact(size: int, sha: str) -> Content:
     return {"digest": f"sha256:{sha}", "size": size, "kind": "file", "files": 1}
 
 
-def tree_artifact(lines: list[Line]) -> dict[str, Any]:
+def tree_artifact(lines: list[Line]) -> Content:
     files = sum(line[1] != "d" for line in lines)
     return {"digest": tree_digest(lines), "size": sum(line[2] for line in lines), "kind": "dir", "files": files}
 

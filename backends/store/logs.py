@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from backends.store.keys import check_run_id
+from backends.store import keys
 from backends.store.records import attempts
 
 TYPE_CHECKING = False
@@ -35,7 +35,7 @@ def log_chunks(
     Returns:
         An iterator over the log's bytes in pieces of any size.
     """
-    check_run_id(run)
+    keys.check_run_id(run)
     read: dict[str, int] = {}
     number = attempt
     pause = 0.1
@@ -45,15 +45,14 @@ def log_chunks(
             number = known[-1] if known else None
         news = ended = False
         if number is not None:
-            prefix = f"runs/{run}/{step}/{number}"
-            ended = store.exists(f"{prefix}/result.json")  # looked for first: whatever is logged by then is read below
-            for key, size in sorted(store.walk(f"{prefix}/log")):
+            ended = store.exists(keys.result(run, step, number))  # looked for first: whatever is logged by then is read below
+            for key, size in sorted(store.walk(keys.logs(run, step, number))):
                 done = read.get(key, 0)
                 if size > done and (data := store.get(key, done)):
                     read[key] = done + len(data)
                     news = True
                     yield data
-        if ended and attempt is None and number and store.exists(f"runs/{run}/{step}/{number + 1}/claim.json"):
+        if ended and attempt is None and number and store.exists(keys.claim(run, step, number + 1)):
             number += 1
             continue
         if ended or not follow or (stop is not None and stop()):

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from backends import errors, registry, wire
+from backends import base, errors, registry, wire
 from backends.base import OrchestratorBaseBackend
 from backends.text import did_you_mean
 
@@ -45,7 +45,7 @@ def block_of(config: Config, name: str) -> dict[str, Any]:
         return {"args": {}, **block}
     if name in config["backends"]:
         return dict(config["backends"][name])
-    if ":" not in name and registry.find("orchestrator", name) is None:
+    if ":" not in name and not registry.is_registered("orchestrator", name):
         names = list(dict.fromkeys([*config["backends"], *registry.names("orchestrator")]))
         raise errors.UsageError(f"no backend {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}")
     return {"type": "orchestrator", "source": name, "args": {}}
@@ -57,6 +57,6 @@ def load_orchestrator(block: Mapping[str, Any]) -> OrchestratorBaseBackend:
     Raises:
         ConfigError: the block is wrong.
     """
-    backend = registry.load(block, "orchestrator")
+    backend = base.load(block, "orchestrator")
     assert isinstance(backend, OrchestratorBaseBackend)
     return backend

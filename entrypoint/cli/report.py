@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backends import errors, graph, outcome, wire
+from backends.store import keys
 from backends.store.logs import log_chunks
 from backends.text import bytes_in_words, seconds_in_words
 from entrypoint.cli.groups import fold_members, large_groups
@@ -119,7 +120,7 @@ def _products(records: Mapping[str, dict[str, Any]], names: list[str], store: St
         first = records[members[0]]
         for output in sorted(first["outputs"]):
             sizes = [records[member]["outputs"][output].get("size") or 0 for member in members]
-            where = store.url_of(f"runs/{first['run']}/{group}.*")
+            where = store.url_of(keys.step(first["run"], f"{group}.*"))
             outputs.append((f"{group}.{output} ({len(members)})", bytes_in_words(sum(sizes)), where))
     for name in names:
         if name.rpartition(".")[0] in groups:
@@ -147,6 +148,5 @@ def _failure(record: Mapping[str, Any], store: Store, colour: bool) -> list[str]
         tail = log_tail(store, record["run"], record["step"], attempt)
         if tail:
             lines += ["  the end of its log:", *(f"    {line}" for line in tail)]
-        prefix = f"runs/{record['run']}/{record['step']}/{attempt}"
-        lines.append(f"  the whole log: {store.url_of(prefix + '/log')}")
+        lines.append(f"  the whole log: {store.url_of(keys.logs(record['run'], record['step'], attempt))}")
     return lines

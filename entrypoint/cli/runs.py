@@ -7,8 +7,8 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from backends import errors
-from backends.store import open_store, records
-from backends.store.keys import check_run_id
+from backends.store import keys, open_store, records
+from backends.store.base import each
 from backends.text import did_you_mean
 from entrypoint.cli.backends import load_orchestrator
 from entrypoint.cli.config import load_config
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 def runs_of(store: Store, name: str) -> list[dict[str, Any]]:
     """Return the records of all runs of the pipeline ``name``, the newest last."""
-    from concurrent.futures import ThreadPoolExecutor  # 9 ms, which only a search for runs is to pay
 
     def read(run: str) -> dict[str, Any] | None:
         try:
@@ -30,8 +29,7 @@ def runs_of(store: Store, name: str) -> list[dict[str, Any]]:
         except errors.UsageError:
             return None  # a name that is no run id
 
-    with ThreadPoolExecutor(16) as pool:
-        runs = [run for run in pool.map(read, records.runs(store)) if run and run.get("name") == name]
+    runs = [run for run in each(store, read, records.runs(store)) if run and run.get("name") == name]
     return sorted(runs, key=lambda run: str(run.get("started")))
 
 
@@ -47,8 +45,8 @@ def find_run(args: argparse.Namespace, environ: Environ) -> tuple[Store, str]:
         config, _ = load_config(args, environ)
         store, name = open_store(config["store"]), config["name"]
     if args.run_id:
-        run = check_run_id(args.run_id)
-        if not store.names(f"runs/{run}"):
+        run = keys.check_run_id(args.run_id)
+        if not store.names(keys.run(run)):
             raise errors.UsageError(f"no run {run!r} in {store.url}{did_you_mean(run, records.runs(store))}")
         return store, run
     if name is None:

@@ -10,7 +10,7 @@ from backends import outcome, wire
 from backends.config import placeholders
 from backends.errors import ConfigError, InfraError, InputError, PlacementError, Terminated, UserError, ZenRunnerError
 from backends.process import utc
-from backends.store import artifacts, claims, digests, records
+from backends.store import artifacts, claims, digests, keys, records
 from backends.store.cache import cache_get, cache_key, cache_put
 from entrypoint.runtime import cgroup
 from entrypoint.runtime.identity import ARG, identity
@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from typing import Any
 
     from backends.store.base import Store
+    from backends.store.digests import Artifact
+    from backends.store.records import Record
     from entrypoint.runtime.gpu.claim import Claim
 
     Config = dict[str, Any]
-    Record = dict[str, Any]
 else:
     import _signal as signal
 
@@ -179,9 +180,8 @@ class StepAttempt:
             owner["scratch"] = self._scratch
         self._attempt = claims.claim(run.store, run.run, self.name, owner)
         if run.store.root is not None:
-            prefix = os.path.join(run.store.root, self._attempt.prefix)
-            self._scratch = os.path.join(prefix, "tmp")
-            self._log = Log(os.path.join(prefix, "log"))
+            self._scratch = os.path.join(run.store.root, keys.scratch(*self._attempt.place))
+            self._log = Log(os.path.join(run.store.root, keys.logs(*self._attempt.place)))
         else:
             self._log = Log(os.path.join(self._scratch, "log"))
             self._uploader = Uploader(run.store, self._attempt, self._log, self._beat, records.HEARTBEAT_EVERY)
@@ -219,7 +219,7 @@ class StepAttempt:
             self._paths[name] = self._fetch(name, source)
         for name in step["outputs"]:
             if step["as"] == "url":
-                self._outputs[name] = self.run.store.url_of(f"{self._attempt.prefix}/out/{name}")
+                self._outputs[name] = self.run.store.url_of(keys.out(*self._attempt.place, name))
                 if self.run.store.root is not None:
                     os.makedirs(os.path.dirname(self._outputs[name]), exist_ok=True)
             else:
@@ -279,8 +279,8 @@ class StepAttempt:
             return run.store.url_of(artifact["key"])
         return artifacts.fetch(run.store, artifact, self._scratch, name)
 
-    def _artifact(self, name: str, source: dict[str, Any]) -> dict[str, Any]:
-        found: dict[str, Any] | None = self._parent(source["step"])["outputs"].get(source["output"])
+    def _artifact(self, name: str, source: dict[str, Any]) -> Artifact:
+        found = self._parent(source["step"])["outputs"].get(source["output"])
         if found is None:
             raise InputError(
                 f"steps.{self.name}.inputs.{name}: step {source['step']!r} published no output {source['output']!r} "
@@ -316,7 +316,7 @@ class StepAttempt:
         record = self._record(outcome.SUCCESS, "")
         record["outputs"] = found["outputs"]
         record["values"] = found["values"]
-        record["cached_from"] = {name: found[name] for name in ("run", "step", "attempt")}
+        record["cached_from"] = {"run": found["run"], "step": found["step"], "attempt": found["attempt"]}
         return record
 
     def _interpreter(self) -> str:
@@ -409,7 +409,7 @@ class StepAttempt:
             python=run.python,
             scratch=self._scratch,
             name=f"{run.config['name']}-{self.name}-{run.run}",
-            root=run.store.url_of(f"{self._attempt.prefix}/tmp"),
+            root=run.store.url_of(keys.scratch(*self._attempt.place)),
             code=run.cwd if run.config["code"] else None,
             exclude=[run.store.root] if run.store.root else [],
             inputs=self._paths,
@@ -477,25 +477,25 @@ class StepAttempt:
         if head == "outputs":
             return self._outputs[rest[0]]
         if head == "args":
-            found: Any = self._values(self.step["args"][rest[0]])
+            value: Any = self._values(self.step["args"][rest[0]])
             way, path = f"args.{rest[0]}", rest[1:]
         elif head not in self.run.config["steps"]:  # a foreach step: one value a member
             from backends import graph
 
             return [self._look_up((name, *rest)) for name in graph.members(self.run.config["steps"], head)]
         else:
-            found = self._parent(head)["values"]
+            value = self._parent(head)["values"]
             way, path = f"{head}.values", rest[1:]
         for part in path:
-            if isinstance(found, dict) and part in found:
-                found = found[part]
-            elif isinstance(found, list) and part.isdigit() and int(part) < len(found):
-                found = found[int(part)]
+            if isinstance(value, dict) and part in value:
+                value = value[part]
+            elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
+                value = value[int(part)]
             else:
-                have = ", ".join(map(str, found)) if isinstance(found, dict) and found else "nothing"
+                have = ", ".join(map(str, value)) if isinstance(value, dict) and value else "nothing"
                 raise InputError(f"steps.{self.name}: {{{'.'.join(reference)}}}: {way} has {have}, but no {part!r}")
             way = f"{way}.{part}"
-        return found
+        return value
 
     def _write_replay(self) -> None:
         """Leave what is needed to run this attempt again: references only, no secret's value."""
@@ -516,7 +516,7 @@ class StepAttempt:
             "arguments": {name: text for name, text in run.environ.items() if name.startswith(ARG)},
             "resources": self.step["resources"],
         }
-        run.store.put(f"{self._attempt.prefix}/replay.json", wire.dumps(replay).encode())
+        run.store.put(keys.replay(*self._attempt.place), wire.dumps(replay).encode())
 
     def _print(self, stream: int, data: bytes) -> None:
         self._output(stream, data)
@@ -637,7 +637,7 @@ class StepAttempt:
         assert self._attempt is not None
         published = {}
         if self.step["as"] == "url":
-            return {name: artifacts.adopt(self.run.store, f"{self._attempt.prefix}/out/{name}") for name in self.step["outputs"]}
+            return {name: artifacts.adopt(self.run.store, keys.out(*self._attempt.place, name)) for name in self.step["outputs"]}
         missing = [name for name in self.step["outputs"] if not os.path.lexists(self._outputs[name])]
         if missing:
             found = os.listdir(os.path.join(self._scratch, "out"))
@@ -647,34 +647,29 @@ class StepAttempt:
                 + "".join(artifacts.beside(name, found, f"{{outputs.{name}}}/part") for name in missing)
             )
         for name in self.step["outputs"]:
-            published[name] = artifacts.publish(self.run.store, f"{self._attempt.prefix}/out/{name}", self._outputs[name])
+            published[name] = artifacts.publish(self.run.store, keys.out(*self._attempt.place, name), self._outputs[name])
         return published
 
     def _record(self, kind: str, message: str, code: int | None = None) -> Record:
         process = self.process
-        return {
-            "version": 1,
-            "run": self.run.run,
-            "step": self.name,
-            "attempt": self._attempt.number if self._attempt is not None else 0,
-            "class": kind,
-            "exit_code": outcome.code_of(kind) if code is None else code,
-            "message": message,
-            "started": self._started,
-            "ended": utc(),
-            "seconds": round(monotonic() - self._began, 3),
-            "status": process.status if process is not None else None,
-            "signal": process.signal if process is not None else None,
-            "inputs": self._inputs,
-            "outputs": {},
-            "values": {},
-            "config": self.run.sha,
-            "platform": self.run.platform,
-            "image": self.run.environ.get("ZEN_RUNNER_IMAGE_DIGEST"),
-            "usage": self._usage(),
-            "host": os.uname().nodename,
-            "cached_from": None,
-        }
+        record = records.make_record(
+            self.run.run,
+            self.name,
+            self._attempt.number if self._attempt is not None else 0,
+            kind,
+            message,
+            code=code,
+            started=self._started,
+            seconds=round(monotonic() - self._began, 3),
+            status=process.status if process is not None else None,
+            signal=process.signal if process is not None else None,
+            inputs=self._inputs,
+            config=self.run.sha,
+            usage=self._usage(),
+        )
+        record["platform"] = self.run.platform
+        record["image"] = self.run.environ.get("ZEN_RUNNER_IMAGE_DIGEST")
+        return record
 
     def _close(self, record: Record) -> Record:
         """Write the record last, when all else is in the store, and clean up."""
@@ -718,7 +713,7 @@ class StepAttempt:
         from entrypoint.runtime import processing
 
         assert self._attempt is not None
-        record["engine"] = self._engine
+        record["engine"] = str(self._engine)
         record["metrics"] = processing.metrics(self._scratch) or {}
         if self._engine == "spark":
             try:

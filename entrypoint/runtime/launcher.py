@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from backends.store.base import Store
+    from backends.store.records import Record
 
     Config = dict[str, Any]
-    Record = dict[str, Any]
 else:
     import _signal as signal
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from backends.errors import InfraError
+from backends.store import keys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class Uploader:
             while self._uploaded < last:
                 name = f"{self._uploaded + 1:06d}.txt"
                 path = os.path.join(self._log.folder, name)
-                self._store.upload(f"{self._attempt.prefix}/log/{name}", path)
+                self._store.upload(f"{keys.logs(*self._attempt.place)}/{name}", path)
                 self._uploaded += 1
                 os.unlink(path)
 

@@ -6,8 +6,7 @@ import os
 
 from backends import outcome, wire
 from backends.errors import ConfigError, ZenRunnerError
-from backends.store import open_store, records
-from backends.store.keys import check_run_id, new_run_id
+from backends.store import keys, open_store, records
 from entrypoint.runtime.attempt import Run, StepAttempt
 from entrypoint.runtime.identity import identity, member, with_arguments
 from entrypoint.runtime.last_words import last_words
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     Config = dict[str, Any]
-    Record = dict[str, Any]
 
 
 def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapping[str, str]) -> int:
@@ -45,14 +43,14 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
     name = run or identity(environ)[0]
     try:
         step = member(config, step, environ)
-        name = check_run_id(name) if name else new_run_id(config["name"])
+        name = keys.check_run_id(name) if name else keys.new_run_id(config["name"])
         store = open_store(config["store"])
-        if not store.exists(f"configs/{sha}.json"):
+        if not store.exists(keys.config(sha)):
             records.put_config(store, config)
         shared = Run(with_arguments(config, step, environ), sha, name, store, environ)
         shared.enter()
         attempt = StepAttempt(shared, step, supervisor, output)
-        record = attempt.start()
+        record: Mapping[str, Any] | None = attempt.start()
         if record is None:
             process = attempt.process
             while process not in supervisor.poll(None):
@@ -72,7 +70,7 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
     return int(record["exit_code"])
 
 
-def _refusal(run: str | None, step: str, kind: str, message: str) -> Record:
+def _refusal(run: str | None, step: str, kind: str, message: str) -> dict[str, Any]:
     """Return the record of a step that has no claim, and so no place in the store."""
     code = outcome.code_of(kind)
     return {
@@ -80,7 +78,7 @@ def _refusal(run: str | None, step: str, kind: str, message: str) -> Record:
     }  # fmt: skip
 
 
-def _surprise(config: Config, error: Exception, run: str | None, step: str) -> Record:
+def _surprise(config: Config, error: Exception, run: str | None, step: str) -> dict[str, Any]:
     """Return the record of a failure that nobody foresaw: most likely a config that says it is resolved, and is not."""
     from backends.config import document, resolve
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from backends import registry, wire
+from backends import base, wire
 from backends.errors import ConfigError
 from backends.store import claims
 
@@ -47,7 +47,7 @@ def _backend(step: Mapping[str, Any]) -> ProcessingBaseBackend | None:
         if kind is None:
             return None
         block = {"type": "processing", "source": _DEFAULT[kind], "args": {}}
-    backend = registry.load(block, "processing")
+    backend = base.load(block, "processing")
     assert isinstance(backend, ProcessingBaseBackend)
     if kind not in (backend.ENGINE, None) or "call" in step:
         what = kind or "call"

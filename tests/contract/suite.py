@@ -24,7 +24,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backends import registry, wire
+from backends import base, wire
 from backends.base import STATES, BaseBackend, OrchestratorBaseBackend
 from backends.errors import ConfigError, UsageError
 from backends.store import open_store, records
@@ -63,8 +63,8 @@ class BackendContract:
         for again in (
             BaseBackend.from_config(block),
             self.cls.from_config(wire.loads(wire.dumps(block))),
-            registry.load(block),
-            registry.load({"source": self.source, "args": args}, self.cls.BACKEND_TYPE),
+            base.load(block),
+            base.load({"source": self.source, "args": args}, self.cls.BACKEND_TYPE),
         ):
             assert type(again) is self.cls
             assert again == backend and hash(again) == hash(backend)
@@ -102,13 +102,13 @@ class BackendContract:
     def test_an_unknown_argument_is_a_config_error(self) -> None:
         args = {**_one(self.arguments), "no_such_argument": 1}
         with pytest.raises(ConfigError, match=r"args\.no_such_argument"):
-            registry.load({"type": self.cls.BACKEND_TYPE, "source": self.source, "args": args})
+            base.load({"type": self.cls.BACKEND_TYPE, "source": self.source, "args": args})
 
     def test_a_wrong_type_is_a_config_error(self) -> None:
         for name in self.cls(**_one(self.arguments)).args:
             args = {**_one(self.arguments), name: {"no": {"such": ["type"]}}}
             with pytest.raises(ConfigError, match=rf"args\.{name}"):
-                registry.load({"type": self.cls.BACKEND_TYPE, "source": self.source, "args": args})
+                base.load({"type": self.cls.BACKEND_TYPE, "source": self.source, "args": args})
 
     def test_defaults_are_not_shared_between_backends(self) -> None:
         function: Any = self.cls.__init__

@@ -17,10 +17,9 @@ from typing import Any
 
 import pytest
 
-from backends import wire
+from backends import calls, wire
 from backends.errors import InfraError, ZenRunnerError
 from backends.orchestrator.batch import OrchestratorBatchBackend
-from backends.orchestrator.remote import calls
 from backends.store import open_store, records
 from backends.store.base import Store
 from tests import helpers

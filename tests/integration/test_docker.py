@@ -143,12 +143,13 @@ def test_the_caller_owns_what_the_steps_write(everybodys: Path) -> None:
     # This interpreter may lie in root's home, so all that it needs is loaded, by a first run, before the user changes.
     code = f"""
 import json, os, sys
+from backends.execution import Execution
 from backends.orchestrator.docker import OrchestratorDockerBackend
 from backends.store import open_store
 config = json.loads(sys.stdin.read())
 def once(place):
     store = open_store({str(everybodys)!r} + "/" + place)
-    return OrchestratorDockerBackend(network="none").run({{**config, "store": store.url}}, "r", store)["class"]
+    return OrchestratorDockerBackend(network="none").run(Execution({{**config, "store": store.url}}, "r", store))["class"]
 first = once("warm")
 os.setgroups([os.stat("/var/run/docker.sock").st_gid])
 os.setgid({WORKER})

@@ -13,10 +13,9 @@ from typing import Any
 import boto3
 import pytest
 
-from backends import wire
+from backends import calls, wire
 from backends.errors import ConfigError, InfraError, PlacementError
 from backends.orchestrator.kubeflow import OrchestratorKubeFlowBackend
-from backends.orchestrator.remote import calls
 from backends.shipping.shipment import ship, upload
 from backends.store import open_store, records
 from backends.store.base import Store

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from backends import outcome
 from backends.errors import ConfigError, UsageError
+from backends.execution import Execution
 from backends.orchestrator.beam import OrchestratorBeamBackend, _policy, dag
 from backends.orchestrator.beam.launchers import Reached
 from backends.store import open_store
@@ -88,7 +89,7 @@ def test_wrong_arguments_are_told_with_their_place(args: dict[str, Any], place: 
 
 def test_the_local_runner_needs_the_launcher_of_the_command_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="zen-runner run"):
-        OrchestratorBeamBackend().run(CONFIG, "r", open_store(str(tmp_path)))
+        OrchestratorBeamBackend().run(Execution(CONFIG, "r", open_store(str(tmp_path))))
 
 
 class _Talk:

@@ -12,6 +12,7 @@ import pytest
 
 from backends import wire
 from backends.errors import ConfigError, DuplicateError, InfraError, UsageError
+from backends.execution import Execution
 from backends.orchestrator.driven import backend as driven
 from backends.orchestrator.local import OrchestratorLocalBackend
 from backends.process import process_start, whoami
@@ -229,7 +230,7 @@ def test_following_ends_when_the_driver_does(store: Store, process: subprocess.P
 
 def test_the_local_backend_needs_a_launcher_from_its_caller(store: Store) -> None:
     with pytest.raises(UsageError, match="zen-runner run"):
-        LOCAL.run(config(store), "r", store)
+        LOCAL.run(Execution(config(store), "r", store))
 
 
 def test_how_many_run_at_a_time_is_at_least_one() -> None:

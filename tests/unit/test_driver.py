@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from backends import outcome
 from backends.backoff import MAX_BACKOFF, backoff
 from backends.errors import ConfigError, InfraError, PlacementError
+from backends.execution import Execution
 from backends.orchestrator.driven.driver import WAKE, drive
 from backends.store import claims, open_store, records
 from backends.store.base import Store
@@ -103,8 +104,8 @@ DIAMOND: Parents = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]}
 
 def go(store: Store, config: dict[str, Any], launcher: Any, **options: Any) -> tuple[dict[str, Any], Events]:
     events = Events()
-    options = {"max_parallel": 4, "report": events, **options}
-    summary = drive(config, "r", store, launcher, **options)
+    asked = {"report": events, **{name: options.pop(name) for name in ("report", "stop_requested") if name in options}}
+    summary = drive(Execution(config, "r", store, **asked), launcher, **{"max_parallel": 4, **options})
     assert launcher.closed == 1
     return summary, events
 
@@ -390,7 +391,7 @@ def test_a_run_id_belongs_to_one_config(store: Store) -> None:
     before = records.read_run(store, "r")
     launcher = Script(store)
     with pytest.raises(ConfigError, match="use a new run id"):
-        drive(pipeline({"a": []}), "r", store, launcher, max_parallel=1)
+        drive(Execution(pipeline({"a": []}), "r", store), launcher, max_parallel=1)
     assert launcher.closed == 1 and launcher.started == []
     assert records.read_run(store, "r") == before
 
@@ -469,7 +470,7 @@ def test_a_store_that_fails_at_the_start_starts_nothing(store: Store, monkeypatc
     monkeypatch.setattr(records, "write_run", refuse)
     launcher = Script(store)
     with pytest.raises(InfraError, match="read-only"):
-        drive(pipeline({"a": []}), "r", store, launcher, max_parallel=1)
+        drive(Execution(pipeline({"a": []}), "r", store), launcher, max_parallel=1)
     assert launcher.started == [] and launcher.closed == 1
 
 

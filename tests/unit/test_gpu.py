@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backends.errors import PlacementError
-from entrypoint.runtime.gpu import choice, claim, inventory
+from entrypoint.runtime.gpu import choice, inventory
 from entrypoint.runtime.gpu.inventory import Gpu, Inventory
 
 GIB = 1 << 30

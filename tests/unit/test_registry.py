@@ -15,12 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends import registry
+from backends import base, registry
 from backends.base import BaseBackend, OrchestratorBaseBackend, ProcessingBaseBackend, TrainingBaseBackend
 from backends.errors import ConfigError
 from backends.orchestrator.local import OrchestratorLocalBackend
 
 ROOT = Path(__file__).resolve().parents[2]
+BUILT_IN = [f"{role}.{name}" for role in registry.ROLES for name in registry.built_in(role)]
 
 
 class Sample(TrainingBaseBackend):
@@ -72,7 +73,7 @@ sample_args = st.fixed_dictionaries(
 
 def problems(block: Any, role: str | None = None) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        registry.load(block, role)
+        base.load(block, role)
     return [str(problem) for problem in caught.value.problems]
 
 
@@ -250,15 +251,18 @@ def test_a_module_that_fails_on_import_is_a_config_error(tmp_path: Path, monkeyp
 
 def test_the_table_is_what_the_package_registers() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["entry-points"][registry.GROUP] == registry.BUILTIN
+    assert set(project["entry-points"][registry.GROUP]) == set(BUILT_IN)
+    for key, target in project["entry-points"][registry.GROUP].items():
+        cls = base.class_of(*key.split("."))
+        assert target == f"{cls.__module__}:{cls.__qualname__}"
 
 
-@pytest.mark.parametrize("key", list(registry.BUILTIN))
+@pytest.mark.parametrize("key", BUILT_IN)
 def test_every_built_in_name_loads_and_knows_its_name(key: str) -> None:
     role, _, name = key.partition(".")
-    cls = registry.class_of(role, name)
+    cls = base.class_of(role, name)
     assert role == cls.BACKEND_TYPE
-    assert registry.source_of(cls) == name
+    assert registry.source_of(cls, role) == name
     assert name in registry.names(role)
 
 
@@ -272,18 +276,18 @@ def test_other_packages_can_register_but_not_take_over(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
     assert registry.names("training") == ["local", "sample"]
-    backend = registry.load({"type": "training", "source": "sample", "args": {"project": "p"}})
+    backend = base.load({"type": "training", "source": "sample", "args": {"project": "p"}})
     assert backend == Sample(project="p")
     assert backend.to_config()["source"] == "sample"
-    assert registry.class_of("orchestrator", "local") is OrchestratorLocalBackend
+    assert base.class_of("orchestrator", "local") is OrchestratorLocalBackend
 
 
 def test_looking_up_a_built_in_name_imports_no_backend_and_no_metadata() -> None:
     code = (
-        "import sys; from backends import registry; assert registry.find('orchestrator', 'docker');"
+        "import sys; from backends import registry; assert registry.is_registered('orchestrator', 'docker');"
         "heavy = {'backends.base', 'backends.orchestrator.local', 'importlib.metadata', 'typing', 'docker'};"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules);"
-        "registry.load({'source': 'local', 'args': {'max_parallel': 2}}, 'orchestrator');"
+        "from backends import base; base.load({'source': 'local', 'args': {'max_parallel': 2}}, 'orchestrator');"
         "heavy = {'importlib.metadata', 'typing', 'msgspec', 'inspect', 'docker', 'backends.orchestrator.docker'};"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import yaml
 
-from backends import wire
+from backends import calls, wire
 from backends.base import FAILED, PENDING, UNKNOWN, OrchestratorBaseBackend
+from backends.calls import Fault, call, sdk
 from backends.errors import ConfigError, DuplicateError, InfraError, PlacementError, Terminated, UsageError
-from backends.orchestrator.remote import calls, submission
-from backends.orchestrator.remote.calls import Fault, call, sdk
-from backends.orchestrator.remote.platform import Seen
+from backends.execution import Execution
+from backends.orchestrator.remote import submission
+from backends.platform import JobStatus
 from backends.shipping.shipment import ship
 from backends.store import records
 from backends.store.local import LocalStore
@@ -259,7 +260,7 @@ class TestSubmit:
     def test_a_stop_while_submitting_cancels(self, place: Place) -> None:
         config = place.config(in_a_row(3, "sleep 300"))
         with pytest.raises(Terminated):
-            BACKEND.run(config, "r", place.store, stop_requested=lambda: place.platform.calls("submit") == 2)
+            BACKEND.run(Execution(config, "r", place.store, stop_requested=lambda: place.platform.calls("submit") == 2))
         until(lambda: BACKEND.status(place.handle())["state"] == "cancelled")
         assert len(place.jobs()) == 2
 
@@ -327,7 +328,7 @@ class TestFollow:
 
     def test_a_retried_attempt_is_not_the_end(self, place: Place) -> None:
         config = place.config({"a": {"run": ["sh", "-c", "test $ZEN_ATTEMPT = 3"], "retry": {"limit": 2, "on": ["user"]}}})
-        summary = BACKEND.run(config, "r", place.store)
+        summary = BACKEND.run(Execution(config, "r", place.store))
         assert summary["class"] == "success" and summary["steps"]["a"]["attempt"] == 3
 
     def test_a_platform_that_can_not_be_asked_is_unknown_and_the_store_still_counts(self, place: Place) -> None:
@@ -410,18 +411,20 @@ class TestGivingUp:
     def test_a_start_that_does_not_come(self, place: Place) -> None:
         place.put("stuck", "MISCONFIGURATION: no such GPU")
         backend = OrchestratorFakeBackend(startup_timeout=1.0)
-        summary = backend.run(place.config(in_a_row(2)), "r", place.store)
+        summary = backend.run(Execution(place.config(in_a_row(2)), "r", place.store))
         assert (summary["class"], summary["exit_code"]) == ("infra", 69)
         assert "step 's0' did not start within 1 s" in summary["message"] and "no such GPU" in summary["message"]
         assert set(summary["skipped"]) == {"s0", "s1"}
         assert "no such GPU" in (records.read_run(place.store, "r") or {})["message"]
 
     def test_a_step_that_runs_long_is_no_start_that_does_not_come(self, place: Place) -> None:
-        summary = OrchestratorFakeBackend(startup_timeout=0.5).run(place.config(in_a_row(1, "sleep 1.5")), "r", place.store)
+        summary = OrchestratorFakeBackend(startup_timeout=0.5).run(
+            Execution(place.config(in_a_row(1, "sleep 1.5")), "r", place.store)
+        )
         assert summary["class"] == "success"
 
     def test_a_deadline(self, place: Place) -> None:
-        summary = OrchestratorFakeBackend(deadline=1.5).run(place.config(in_a_row(2, "sleep 300")), "r", place.store)
+        summary = OrchestratorFakeBackend(deadline=1.5).run(Execution(place.config(in_a_row(2, "sleep 300")), "r", place.store))
         assert (summary["class"], summary["exit_code"]) == ("timeout", 124)
         assert "1.5 s after its submission" in summary["message"]
 
@@ -436,7 +439,7 @@ class TestGivingUp:
         monkeypatch.setattr(OrchestratorFakeBackend, "cancel_timeout", 0.3)
         monkeypatch.setattr(Platform, "end", lambda self, name: None)
         config = place.config({"a": {"run": ["sleep", "300"], "grace_period": 0.1}})
-        summary = OrchestratorFakeBackend(deadline=0.1).run(config, "r", place.store)
+        summary = OrchestratorFakeBackend(deadline=0.1).run(Execution(config, "r", place.store))
         assert summary["class"] == "timeout" and "did not say in time that it ended" in summary["message"]
 
 
@@ -551,6 +554,6 @@ class TestCall:
 
 
 def test_what_the_platform_knows_better_counts() -> None:
-    assert Seen(FAILED, kind="oom", exit_code=1).verdict() == ("oom", 137)
-    assert Seen(FAILED).verdict() == ("infra", 69)
-    assert Seen(FAILED, exit_code=137).verdict() == ("oom", 137)
+    assert JobStatus(FAILED, kind="oom", exit_code=1).verdict() == ("oom", 137)
+    assert JobStatus(FAILED).verdict() == ("infra", 69)
+    assert JobStatus(FAILED, exit_code=137).verdict() == ("oom", 137)

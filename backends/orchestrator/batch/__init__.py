@@ -21,7 +21,7 @@ from backends.orchestrator.batch.api import DESCRIBED, Client
 from backends.orchestrator.batch.render import EPHEMERAL, FAN_IN_KEY, LOG_GROUP, MOST_TAGS, SHORTEST_TIMEOUT, Renderer, prefix
 from backends.orchestrator.batch.states import OVER, Mixed, seen_of
 from backends.orchestrator.remote.backend import OrchestratorRemoteBackend
-from backends.orchestrator.remote.platform import WHOLE, Seen
+from backends.platform import WHOLE_RUN, JobStatus
 from backends.store.records import read_handle
 
 TYPE_CHECKING = False
@@ -117,7 +117,7 @@ class OrchestratorBatchBackend(OrchestratorRemoteBackend):
         if problems:
             raise ConfigError(problems)
         self._api: Client | None = None
-        self._ended: dict[str, Seen] = {}
+        self._ended: dict[str, JobStatus] = {}
         self._calls = 0
 
     def _problems(self) -> list[Problem]:
@@ -237,7 +237,7 @@ class OrchestratorBatchBackend(OrchestratorRemoteBackend):
 
     # -- and after --------------------------------------------------------------------------------------------------------
 
-    def _status(self, state: dict[str, Any]) -> dict[str, Seen]:
+    def _status(self, state: dict[str, Any]) -> dict[str, JobStatus]:
         jobs: dict[str, Any] = state.get("jobs", {})
         self._calls = 0
         plain = {entry: job for job, entry in jobs.items() if isinstance(entry, str)}
@@ -256,12 +256,12 @@ class OrchestratorBatchBackend(OrchestratorRemoteBackend):
         for job in [job for job in seen if job.startswith(FAN_IN_KEY)]:
             fan_in = seen.pop(job)
             if fan_in.state == FAILED and fan_in.attempt is not None:
-                seen[WHOLE] = Seen(RUNNING, f"the fan-in job {jobs[job]} failed: {fan_in.message}")
+                seen[WHOLE_RUN] = JobStatus(RUNNING, f"the fan-in job {jobs[job]} failed: {fan_in.message}")
         # All callers of an account share Batch's rate, so a look at many jobs is a rare one: a call a second at most.
         self.poll_first = float(self._calls) if self._calls > 1 else min(self.poll_first, 1.0)
         return seen
 
-    def _look(self, job_ids: Collection[str]) -> dict[str, Seen]:
+    def _look(self, job_ids: Collection[str]) -> dict[str, JobStatus]:
         """Return what Batch says of jobs by id; those that had ended the last time are not asked for again."""
         found = {job_id: self._ended[job_id] for job_id in job_ids if job_id in self._ended}
         wanted = [job_id for job_id in job_ids if job_id not in found]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from functools import partial
 
+from backends.calls import Fault, call, sdk
 from backends.errors import ConfigError
-from backends.orchestrator.remote.calls import Fault, call, sdk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

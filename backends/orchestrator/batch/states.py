@@ -5,7 +5,7 @@ from __future__ import annotations
 from backends import outcome
 from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SUCCEEDED
 from backends.orchestrator.batch.api import REASON
-from backends.orchestrator.remote.platform import Seen
+from backends.platform import JobStatus
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,11 +27,11 @@ STATES = {
 _NO_SUCH_IMAGE = ("manifest unknown", "not found", "does not exist", "denied", "unauthorized", "invalid reference")
 
 
-class Mixed(Seen):
+class Mixed(JobStatus):
     """What Batch says of an array job whose members differ: what holds for those that it doesn't know, or not yet."""
 
 
-def seen_of(detail: Document) -> Seen:
+def seen_of(detail: Document) -> JobStatus:
     """Return what Batch says of one job."""
     state = STATES.get(detail["status"], PENDING)
     container = detail.get("container") or {}
@@ -44,12 +44,12 @@ def seen_of(detail: Document) -> Seen:
     if array.get("size"):
         members = {STATES.get(name, PENDING) for name, count in (array.get("statusSummary") or {}).items() if count}
         alike = members <= {PENDING} if state == PENDING else members <= {SUCCEEDED}
-        return Seen(state, message) if alike and state != RUNNING else Mixed(state, message)
+        return JobStatus(state, message) if alike and state != RUNNING else Mixed(state, message)
     if state != FAILED:
-        return Seen(state, message, attempt=attempt, exit_code=0 if state == SUCCEEDED else None)
+        return JobStatus(state, message, attempt=attempt, exit_code=0 if state == SUCCEEDED else None)
     code = container.get("exitCode", last.get("exitCode"))
     if detail.get("isCancelled") or detail.get("isTerminated") or REASON in message:
-        return Seen(CANCELLED, message, exit_code=code, attempt=attempt)
+        return JobStatus(CANCELLED, message, exit_code=code, attempt=attempt)
     kind = None
     if "OutOfMemory" in message:
         kind = outcome.OOM
@@ -59,4 +59,4 @@ def seen_of(detail: Document) -> Seen:
         kind = outcome.INFRA
     elif "CannotPull" in message:
         kind = outcome.CONFIG if any(word in message.lower() for word in _NO_SUCH_IMAGE) else outcome.INFRA
-    return Seen(FAILED, message, exit_code=code, kind=kind, attempt=attempt)
+    return JobStatus(FAILED, message, exit_code=code, kind=kind, attempt=attempt)

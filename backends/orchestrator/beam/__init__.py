@@ -12,22 +12,22 @@ from __future__ import annotations
 
 from backends import graph, outcome, wire
 from backends.errors import ConfigError, Problem, UsageError
+from backends.execution import Execution
 from backends.orchestrator.beam.launchers import Elsewhere, Guarded, Reached
 from backends.orchestrator.beam.program import SETTLE, Beam
 from backends.orchestrator.driven.backend import ClientDrivenBackend, end_orphans
 from backends.orchestrator.driven.driver import drive
 from backends.orchestrator.driven.spawn import cpus
 from backends.shipping.shipment import ship, upload
-from backends.store import records
+from backends.store import keys, records
 from backends.store.base import BUCKET_SCHEMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from typing import Any, Literal
 
-    from backends.orchestrator.driven.launcher import Launcher, Report
-    from backends.store.base import Store
+    from backends.execution import ProcessLauncher
 
 
 DIRECT = "DirectRunner"
@@ -120,55 +120,27 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
         steps = spec.pop("steps")
         return [{"job": config["name"], **spec}, *steps]
 
-    def make_launcher(self, config: Mapping[str, Any], run_id: str, store: Store) -> Launcher:
+    def make_launcher(self, execution: Execution) -> ProcessLauncher:
         # A process that starts others and takes signals is the entrypoint's; this package never imports it.
-        raise UsageError("Beam's DirectRunner is used under `zen-runner run`, which gives this backend its launcher")
+        if execution.launcher is None:
+            raise UsageError("Beam's DirectRunner is used under `zen-runner run`, which gives this backend its launcher")
+        return execution.launcher
 
     def cleanup(self, handle: Mapping[str, Any]) -> None:
         end_orphans(handle)  # Beam's program ends with its driver
 
-    def run(
-        self,
-        config: Mapping[str, Any],
-        run_id: str,
-        store: Store,
-        launcher: Launcher | None = None,
-        *,
-        report: Report | None = None,
-        stop_requested: Callable[[], bool] | None = None,
-    ) -> dict[str, Any]:
-        stop = stop_requested or (lambda: False)
-        if self.runs_here():
-            if launcher is None:
-                launcher = self.make_launcher(config, run_id, store)
-            return self._run_here(config, run_id, store, launcher, report, stop)
-        return self._run_elsewhere(config, run_id, store, report, stop)
+    def run(self, execution: Execution) -> dict[str, Any]:
+        return self._run_here(execution) if self.runs_here() else self._run_elsewhere(execution)
 
-    def _run_here(
-        self,
-        config: Mapping[str, Any],
-        run_id: str,
-        store: Store,
-        launcher: Launcher,
-        report: Report | None,
-        stop: Callable[[], bool],
-    ) -> dict[str, Any]:
-        wake = getattr(launcher, "wake", lambda: None)
-        beam = Beam(self._spec(config, run_id), store, run_id, wake, self._startup_timeout)
+    def _run_here(self, execution: Execution) -> dict[str, Any]:
+        config, launcher = execution.config, self.make_launcher(execution)
+        spec = self._spec(config, execution.run_id)
+        beam = Beam(spec, execution.store, execution.run_id, launcher.wake, self._startup_timeout)
         order = Reached(config, beam)
         try:
-            beam.start(stop)
-            summary = drive(
-                config,
-                run_id,
-                store,
-                Guarded(launcher, beam, order),
-                max_parallel=self.max_parallel or cpus(),
-                keep_going=self.keep_going,
-                report=report,
-                stop_requested=stop,
-                graph=order,
-            )
+            beam.start(execution.stop_requested)
+            guarded = Guarded(launcher, beam, order)
+            summary = drive(execution, guarded, max_parallel=self.max_parallel or cpus(), keep_going=self.keep_going, graph=order)
             beam.finish(summary)
             return summary
         finally:
@@ -177,11 +149,10 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
             finally:
                 launcher.close()
 
-    def _run_elsewhere(
-        self, config: Mapping[str, Any], run_id: str, store: Store, report: Report | None, stop: Callable[[], bool]
-    ) -> dict[str, Any]:
+    def _run_elsewhere(self, execution: Execution) -> dict[str, Any]:
         from tempfile import TemporaryDirectory
 
+        config, run_id, store, stop = execution.config, execution.run_id, execution.store, execution.stop_requested
         if not self._loops_back():
             with TemporaryDirectory(prefix="zen-runner-") as folder:
                 shipment = ship(config, folder, mounts=self._mounts)
@@ -195,17 +166,10 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
             beam.start(stop)
             order = Reached(config, beam)
             launcher = Elsewhere(config, run_id, store, beam, order)
-            summary = drive(
-                config,
-                run_id,
-                store,
-                launcher,
-                max_parallel=len(config["steps"]),
-                keep_going=self.keep_going,
-                report=report,
-                stop_requested=lambda: stop() and launcher.is_up_to_date(),
-                graph=order,
+            shipped = Execution(
+                config, run_id, store, report=execution.report, stop_requested=lambda: stop() and launcher.is_up_to_date()
             )
+            summary = drive(shipped, launcher, max_parallel=len(config["steps"]), keep_going=self.keep_going, graph=order)
             beam.finish(summary)
             return summary
         finally:
@@ -218,7 +182,7 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
     def _spec(self, config: Mapping[str, Any], run_id: str, done: list[str] | None = None) -> dict[str, Any]:
         """Return what ``dag.py`` gets."""
         sha = wire.sha256(wire.dumps(config).encode())
-        where = f"{config['store'].rstrip('/')}/configs/{sha}.json"
+        where = f"{config['store'].rstrip('/')}/{keys.config(sha)}"
         if where.partition("://")[0].lower() in BUCKET_SCHEMES:
             env = {"ZEN_RUNNER_CONFIG": f"ref:{where}#sha256={sha}", "ZEN_RUNNER_RUN_ID": run_id}
         else:

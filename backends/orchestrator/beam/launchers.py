@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from backends.execution import Launcher
     from backends.orchestrator.beam.program import Beam
-    from backends.orchestrator.driven.launcher import Launcher
     from backends.store.base import Store
+    from backends.store.records import Record
 
 
 LOOK = 1.0  # seconds between two looks at the records of a run elsewhere
@@ -79,7 +80,7 @@ class Guarded:
         self._launcher.start(step, memory)
         self._running += 1
 
-    def wait(self, timeout: float | None) -> list[dict[str, Any]]:
+    def wait(self, timeout: float | None) -> list[Record]:
         self._beam.check()
         self._beam.check_idle(self._order.held() and not self._running)
         ended = self._launcher.wait(timeout)
@@ -112,7 +113,7 @@ class Elsewhere:
         steps = config["steps"]
         self._seen = {step: max(records.attempts(store, run, step), default=0) for step in steps}
         self._expected: set[str] = set()
-        self._found: list[dict[str, Any]] = []  # records that the driver has not got yet
+        self._found: list[Record] = []  # records that the driver has not got yet
         self._grace = max(float(spec["grace_period"] or 0) for spec in steps.values()) + SETTLE
         self._give_up: float | None = None  # when an attempt without a record counts as lost
         self._stopped = self._was_over = False
@@ -123,7 +124,7 @@ class Elsewhere:
     def start(self, step: str, memory: int | None) -> None:
         self._expected.add(step)
 
-    def wait(self, timeout: float | None) -> list[dict[str, Any]]:
+    def wait(self, timeout: float | None) -> list[Record]:
         until = None if timeout is None else time.monotonic() + timeout
         while True:
             over = self._beam.over  # before the look: what Beam has ended has its record by then

@@ -9,6 +9,7 @@ from collections import deque
 from backends import outcome, wire
 from backends.errors import ConfigError, InfraError, PlacementError, ZenRunnerError
 from backends.orchestrator.driven.spawn import NOT_PASSED
+from backends.store import keys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -277,7 +278,7 @@ class Beam:
             message = printed.decode("utf-8", "replace").strip().splitlines()[-1][:500]
         place = ""
         if printed:
-            key = f"runs/{self._run}/beam.log"
+            key = keys.beam_log(self._run)
             try:
                 self._store.put(key, printed)
                 place = f"; its output: {self._store.url_of(key)}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from backends import graph
 from backends.errors import ConfigError, Problem
+from backends.execution import Execution
 from backends.orchestrator.docker.launcher import DockerLauncher
 from backends.orchestrator.docker.render import Renderer, container_name
 from backends.orchestrator.driven.backend import ClientDrivenBackend
@@ -18,13 +19,10 @@ from backends.store import open_store, records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from typing import Any, Literal
 
-    from backends.orchestrator.driven.launcher import Launcher
-    from backends.store.base import Store
-
-    Output = Callable[[str, int, bytes], None]
+    from backends.execution import Launcher
 
 
 class OrchestratorDockerBackend(ClientDrivenBackend):
@@ -86,11 +84,11 @@ class OrchestratorDockerBackend(ClientDrivenBackend):
             for step in graph.order(parents)
         ]
 
-    def make_launcher(self, config: Mapping[str, Any], run_id: str, store: Store, output: Output | None = None) -> Launcher:
-        return DockerLauncher(self, config, run_id, store, output)
+    def make_launcher(self, execution: Execution) -> Launcher:
+        return DockerLauncher(self, execution)
 
     def cleanup(self, handle: Mapping[str, Any]) -> None:
         store = open_store(handle["store"])
         config = records.get_config(store, handle["config"])
         if config is not None:
-            self.make_launcher(config, handle["run"], store).close()
+            self.make_launcher(Execution(config, handle["run"], store)).close()

@@ -7,26 +7,26 @@ import queue
 import select
 import threading
 from contextlib import suppress
+from datetime import datetime
 from math import ceil
-from time import monotonic, sleep
+from time import monotonic, sleep, time
 
 from backends import outcome, wire
 from backends.errors import ConfigError, DuplicateError, InfraError, PlacementError, Terminated, ZenRunnerError
 from backends.orchestrator.docker.engine import connect, engine
 from backends.orchestrator.docker.render import LABEL, LABELS, Renderer, container_name, local_path
 from backends.process import is_alive, utc, whoami
-from backends.store import claims, open_store, records
+from backends.store import claims, keys, open_store, records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from backends.execution import Execution, Output
     from backends.orchestrator.docker import OrchestratorDockerBackend
     from backends.store.base import Store
-
-    Output = Callable[[str, int, bytes], None]
-    Record = dict[str, Any]
+    from backends.store.records import Record
 
 
 STDOUT, STDERR = 1, 2
@@ -71,10 +71,7 @@ class DockerLauncher:
 
     Args:
         backend: the options.
-        config: the resolved config, which the driver keeps in the store.
-        run: the run's id.
-        store: the artifact store.
-        output: gets (step, stream, bytes) of everything that steps print, from several threads.
+        execution: the run.
 
     Raises:
         ConfigError: a directory of the config can't be mounted.
@@ -82,20 +79,13 @@ class DockerLauncher:
         InfraError: no engine answers.
     """
 
-    def __init__(
-        self,
-        backend: OrchestratorDockerBackend,
-        config: Mapping[str, Any],
-        run: str,
-        store: Store,
-        output: Output | None = None,
-    ) -> None:
+    def __init__(self, backend: OrchestratorDockerBackend, execution: Execution) -> None:
         self._backend = backend
-        self._config = config
-        self._run = run
-        self._store = store
-        self._output = output
-        self._recipe = Renderer(backend, config)
+        self._config = execution.config
+        self._run = execution.run_id
+        self._store = execution.store
+        self._output = execution.output
+        self._recipe = Renderer(backend, execution.config)
         self._driver = wire.dumps(whoami())
         self._running: dict[str, _Container] = {}
         self._left: dict[str, _Container] = {}  # by step: containers whose end nobody waits for yet
@@ -360,32 +350,23 @@ class DockerLauncher:
         return record
 
     def _record(self, container: _Container, kind: str, message: str, code: int | None = None) -> Record:
-        from datetime import UTC, datetime
-
-        now = datetime.now(UTC)
-        return {
-            "version": 1,
-            "run": container.run,
-            "step": container.step,
-            "attempt": 0,
-            "class": kind,
-            "exit_code": outcome.code_of(kind) if code is None else code,
-            "message": message,
-            "started": container.began,
-            "ended": now.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "seconds": round(max(0.0, (now - datetime.fromisoformat(container.began)).total_seconds()), 3),
-            "status": None,
-            "signal": None,
-            "inputs": {},
-            "outputs": {},
-            "values": {},
-            "config": self._recipe.sha,
-            "image": container.digest,
-            "platform": {"name": "zen-runner", "run": container.run, "attempt": container.attempt},
-            "usage": {},
-            "host": os.uname().nodename,
-            "cached_from": None,
-        }
+        now = time()
+        seconds = round(max(0.0, now - datetime.fromisoformat(container.began).timestamp()), 3)
+        record = records.make_record(
+            container.run,
+            container.step,
+            0,
+            kind,
+            message,
+            code=code,
+            started=container.began,
+            ended=utc(now),
+            seconds=seconds,
+            config=self._recipe.sha,
+        )
+        record["image"] = container.digest
+        record["platform"] = {"name": "zen-runner", "run": container.run, "attempt": container.attempt}
+        return record
 
     # -- the end of a container -------------------------------------------------------------------------------------
 
@@ -436,7 +417,7 @@ class DockerLauncher:
         others = []
         for item in sorted(found, key=lambda item: item["Created"]):
             label = {name: item["Labels"].get(LABEL + name, "") for name in LABELS}
-            lives = _driver_lives(label["driver"])
+            lives = is_alive(records.parse_object(label["driver"]) or {})
             ours = (label["run"], label["store"], label["config"]) == (self._run, self._config["store"], self._recipe.sha)
             if lives or item["State"] == "removing" or (lives is None and not ours):
                 continue
@@ -557,19 +538,11 @@ def _get(name: str) -> str:
     return "build it, pull it, or correct its name"
 
 
-def _driver_lives(driver: str) -> bool | None:
-    """Tell whether the client that made a container lives; None if that can't be seen from here."""
-    try:
-        return is_alive(wire.loads(driver))
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
 def _find_claim(container: _Container) -> tuple[claims.Attempt | None, Record | None]:
     """Return the attempt that the container's supervisor claimed, and its record; None for what isn't there."""
     store, run, step = container.store, container.run, container.step
     for number in reversed(records.attempts(store, run, step)):
-        claim = records.read_json(store, f"runs/{run}/{step}/{number}/claim.json") or {}
+        claim = records.read_json(store, keys.claim(run, step, number)) or {}
         if (claim.get("platform") or {}).get("attempt") == container.attempt:
             attempt = claims.Attempt(store, run, step, number, str(claim.get("token")))
             return attempt, records.result(store, run, step, number)

@@ -8,7 +8,7 @@ from math import ceil
 from backends import wire
 from backends.config import transport
 from backends.errors import ConfigError, Problem
-from backends.store import open_store
+from backends.store import keys, open_store
 from backends.store.base import BUCKET_SCHEMES
 
 TYPE_CHECKING = False
@@ -53,7 +53,7 @@ class Renderer:
         try:
             self._transport = f"ZEN_RUNNER_CONFIG={transport.encode(data)[0]}"
         except ConfigError:  # too large for a variable; the driver has put it into the store
-            key = f"configs/{self.sha}.json"
+            key = keys.config(self.sha)
             if self._store is not None:
                 self._transport = f"ZEN_RUNNER_CONFIG_FILE={self._store}/{key}"
             else:

@@ -16,8 +16,7 @@ from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, SUCCEEDE
 from backends.errors import DuplicateError, InfraError, UsageError
 from backends.orchestrator.driven.spawn import cpus, log_path, sigterm, spawn
 from backends.process import is_alive, process_start, utc, whoami
-from backends.store import open_store, records
-from backends.store.keys import handle_key, is_step
+from backends.store import keys, open_store, records
 from backends.store.logs import log_chunks
 from backends.store.records import read_handle
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
-    from backends.orchestrator.driven.launcher import Launcher, Report
+    from backends.execution import Execution, Launcher
     from backends.store.base import Store
 
 
@@ -43,46 +42,25 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
     max_parallel: int | None
     keep_going: bool
 
-    def runs_here(self) -> bool:
-        """Tell whether steps are processes of the driver's own machine, so that the command line hands over its launcher."""
-        return False
-
     @abstractmethod
-    def make_launcher(self, config: Mapping[str, Any], run_id: str, store: Store) -> Launcher:
-        """Return what runs the attempts of this run."""
+    def make_launcher(self, execution: Execution) -> Launcher:
+        """Return what runs the attempts of a run."""
 
     def cleanup(self, handle: Mapping[str, Any]) -> None:
         """Remove what a driver that no longer lives left running; nothing, unless a subclass knows better."""
 
-    def run(
-        self,
-        config: Mapping[str, Any],
-        run_id: str,
-        store: Store,
-        launcher: Launcher | None = None,
-        *,
-        report: Report | None = None,
-        stop_requested: Callable[[], bool] | None = None,
-    ) -> dict[str, Any]:
+    def run(self, execution: Execution) -> dict[str, Any]:
         from backends.orchestrator.driven.driver import drive
 
-        return drive(
-            config,
-            run_id,
-            store,
-            self.make_launcher(config, run_id, store) if launcher is None else launcher,
-            max_parallel=self.max_parallel or cpus(),
-            keep_going=self.keep_going,
-            report=report,
-            stop_requested=stop_requested,
-        )
+        launcher = self.make_launcher(execution)
+        return drive(execution, launcher, max_parallel=self.max_parallel or cpus(), keep_going=self.keep_going)
 
     def submit(self, config: Mapping[str, Any], run_id: str, store: Store) -> dict[str, Any]:
         earlier = read_handle(store, run_id)
         if earlier is not None and is_alive(earlier):
             raise DuplicateError(f"run {run_id!r} has a driver already: process {earlier['pid']} on {earlier['host']}")
         digest = records.put_config(store, config)
-        key = f"configs/{digest}.json"
+        key = keys.config(digest)
         argv = [sys.executable, "-P", "-m", "entrypoint", "run", "--config", store.url_of(key), "--run-id", run_id]
         # The whole block, since a short name alone would drop its arguments.
         argv += ["--backend", wire.dumps(self.to_config()), "--output", "json"]
@@ -101,7 +79,7 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
             "pid_start": process_start(pid),
         }
         try:
-            store.put(handle_key(run_id), wire.dumps(handle).encode())
+            store.put(keys.handle(run_id), wire.dumps(handle).encode())
         except InfraError:
             os.kill(pid, sigterm())  # a driver that nobody can find again must not run
             raise
@@ -140,7 +118,7 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
                 continue
             # A driver that has not taken over its signals yet can't write that it was cancelled, and a dead one neither.
             who = {name: driver[name] for name in _WHO}
-            store.put(f"runs/{handle['run']}/cancel.json", wire.dumps({"at": utc(), **who}).encode())
+            store.put(keys.cancel(handle["run"]), wire.dumps({"at": utc(), **who}).encode())
             if lives:
                 told = True
                 try:
@@ -172,7 +150,7 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
         if lives is None:
             message = f"the driver is on {driver['host']}, where alone can be seen whether it lives"
             return _answer(handle, UNKNOWN, {"message": message}, steps)
-        asked = records.read_json(store, f"runs/{handle['run']}/cancel.json") or {}
+        asked = records.read_json(store, keys.cancel(handle["run"])) or {}
         if all(asked.get(name) == driver[name] for name in _WHO):
             name, message = outcome.TERMINATED, "the run was cancelled"
         else:
@@ -189,9 +167,9 @@ def end_orphans(handle: Mapping[str, Any]) -> None:
     from backends.store import autopsy
 
     store, run = open_store(handle["store"]), handle["run"]
-    for step in store.names(f"runs/{run}"):
-        for number in records.attempts(store, run, step)[-1:] if is_step(step) else []:
-            claim = store.get(f"runs/{run}/{step}/{number}/claim.json")
+    for step in store.names(keys.run(run)):
+        for number in records.attempts(store, run, step)[-1:] if keys.is_step(step) else []:
+            claim = store.get(keys.claim(run, step, number))
             if claim is not None and records.result(store, run, step, number) is None:
                 try:
                     autopsy.perform(store, run, step, number, claim)
@@ -223,9 +201,9 @@ def _steps(store: Store, handle: Mapping[str, Any], ended: bool) -> dict[str, st
     """Return each step's state by name, from the records alone."""
     config = records.get_config(store, handle["config"])
     found = records.results(store, handle["run"])
-    begun = set(store.names(f"runs/{handle['run']}"))
+    begun = set(store.names(keys.run(handle["run"])))
     states = {}
-    for step in config["steps"] if config is not None else sorted({*found, *filter(is_step, begun)}):
+    for step in config["steps"] if config is not None else sorted({*found, *filter(keys.is_step, begun)}):
         record = found.get(step)
         if step not in begun:
             state = SKIPPED if ended else PENDING
@@ -240,11 +218,11 @@ def _steps(store: Store, handle: Mapping[str, Any], ended: bool) -> dict[str, st
 
 
 def _answer(handle: Mapping[str, Any], state: str, run: Mapping[str, Any], steps: Mapping[str, str]) -> dict[str, Any]:
-    keys = {"class": None, "exit_code": None, "message": ""}
+    ending = {"class": None, "exit_code": None, "message": ""}
     return {
         "run": handle["run"],
         "state": state,
-        **{key: run.get(key, default) for key, default in keys.items()},
+        **{key: run.get(key, default) for key, default in ending.items()},
         "steps": dict(steps),
     }
 

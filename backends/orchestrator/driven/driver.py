@@ -5,7 +5,6 @@ A launcher runs attempts; the driver decides which step starts when, what is tri
 
 from __future__ import annotations
 
-import os
 import time
 from heapq import heappop, heappush
 
@@ -18,11 +17,11 @@ from backends.store import records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from typing import Any, Protocol
 
-    from backends.orchestrator.driven.launcher import Launcher, Report
-    from backends.store.base import Store
+    from backends.execution import Execution, Launcher
+    from backends.store.records import Record
 
 else:
     Protocol = object
@@ -33,15 +32,11 @@ WAKE = 0.5
 
 
 def drive(
-    config: Mapping[str, Any],
-    run_id: str,
-    store: Store,
+    execution: Execution,
     launcher: Launcher,
     *,
     max_parallel: int,
     keep_going: bool = False,
-    report: Report | None = None,
-    stop_requested: Callable[[], bool] | None = None,
     graph: Graph | None = None,
 ) -> dict[str, Any]:
     """Run a pipeline to its end and close the launcher.
@@ -52,14 +47,10 @@ def drive(
     run resumes.
 
     Args:
-        config: the resolved config.
-        run_id: the run's id.
-        store: the opened artifact store.
+        execution: what runs; the class of one that was asked to stop is ``terminated``.
         launcher: what runs the attempts; it is closed in the end, whatever happens.
         max_parallel: how many attempts run at a time, at least 1.
         keep_going: run what does not depend on a failed step.
-        report: who hears of the events.
-        stop_requested: True asks the run to stop; its class is then ``terminated``.
         graph: the order of the steps, where somebody beside their parents has a say in it.
 
     Returns:
@@ -72,33 +63,23 @@ def drive(
         InfraError: the store could not be reached.
     """
     try:
-        return _Run(config, run_id, store, launcher, max_parallel, keep_going, report, stop_requested).drive(graph)
+        return _Run(execution, launcher, max_parallel, keep_going).drive(graph)
     finally:
         launcher.close()
 
 
 class _Run:
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        run_id: str,
-        store: Store,
-        launcher: Launcher,
-        max_parallel: int,
-        keep_going: bool,
-        report: Report | None,
-        stop_requested: Callable[[], bool] | None,
-    ) -> None:
-        self.steps: Mapping[str, Any] = config["steps"]
-        self.config = config
-        self.run_id = run_id
-        self.store = store
+    def __init__(self, execution: Execution, launcher: Launcher, max_parallel: int, keep_going: bool) -> None:
+        self.config = execution.config
+        self.steps: Mapping[str, Any] = execution.config["steps"]
+        self.run_id = execution.run_id
+        self.store = execution.store
+        self.report = execution.report
+        self.stop_requested = execution.stop_requested
         self.launcher = launcher
         self.max_parallel = max_parallel
         self.keep_going = keep_going
-        self.report = report if report is not None else lambda event, /, **fields: None
-        self.stop_requested = stop_requested if stop_requested is not None else lambda: False
-        self.records: dict[str, dict[str, Any]] = {}
+        self.records: dict[str, Record] = {}
         self.skipped: dict[str, str] = {}
         self.running: set[str] = set()
         self.due: list[tuple[float, str]] = []  # a heap of retries by the time they may start
@@ -200,7 +181,7 @@ class _Run:
         except ZenRunnerError as error:
             self._ended(record_of(self.run_id, step, self.attempts[step], error))
 
-    def _ended(self, record: dict[str, Any]) -> None:
+    def _ended(self, record: Record) -> None:
         step = record["step"]
         if step not in self.running:
             return
@@ -217,7 +198,7 @@ class _Run:
         elif not self.stopping:
             self._fail(step, record)
 
-    def _retry(self, step: str, record: dict[str, Any]) -> float | None:
+    def _retry(self, step: str, record: Record) -> float | None:
         """Put the step on the heap of retries and return its pause in seconds, or None if it has failed for good."""
         policy = self.steps[step]["retry"]
         retries = self.retries.get(step, 0)
@@ -231,7 +212,7 @@ class _Run:
         heappush(self.due, (time.monotonic() + delay, step))
         return delay
 
-    def _fail(self, step: str, record: dict[str, Any]) -> None:
+    def _fail(self, step: str, record: Record) -> None:
         because = f"{step} failed"
         if self.verdict is None:
             detail = f": {record['message']}" if record.get("message") else ""
@@ -270,7 +251,7 @@ class _Run:
         return outcome.SUCCESS, 0, ""
 
 
-def record_of(run_id: str, step: str, attempt: int, error: ZenRunnerError) -> dict[str, Any]:
+def record_of(run_id: str, step: str, attempt: int, error: ZenRunnerError) -> Record:
     """Return the record of an attempt that left none, or could not begin; it is nowhere but in the summary.
 
     Args:
@@ -279,25 +260,4 @@ def record_of(run_id: str, step: str, attempt: int, error: ZenRunnerError) -> di
         attempt: the attempt's number.
         error: why.
     """
-    now = utc()
-    return {
-        "version": 1,
-        "run": run_id,
-        "step": step,
-        "attempt": attempt,
-        "class": error.outcome_class,
-        "exit_code": error.exit_code,
-        "message": str(error),
-        "started": now,
-        "ended": now,
-        "seconds": 0.0,
-        "status": None,
-        "signal": None,
-        "inputs": {},
-        "outputs": {},
-        "values": {},
-        "config": "",
-        "usage": {},
-        "host": os.uname().nodename,
-        "cached_from": None,
-    }
+    return records.make_record(run_id, step, attempt, error.outcome_class, str(error), code=error.exit_code)

@@ -12,7 +12,7 @@ from backends.orchestrator.kubeflow.api import Client, reason
 from backends.orchestrator.kubeflow.render import OWN_ID, Renderer, task_keys
 from backends.orchestrator.kubeflow.states import OVER, STATES
 from backends.orchestrator.remote.backend import OrchestratorRemoteBackend
-from backends.orchestrator.remote.platform import WHOLE, Seen
+from backends.platform import WHOLE_RUN, JobStatus
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -143,12 +143,12 @@ class OrchestratorKubeFlowBackend(OrchestratorRemoteBackend):
             raise
         save()
 
-    def _status(self, state: dict[str, Any]) -> dict[str, Seen]:
+    def _status(self, state: dict[str, Any]) -> dict[str, JobStatus]:
         if "run" not in state:
             return {}
         run = Client(self).get_run(state["run"])
         over = run.state in OVER
-        found = {WHOLE: Seen(STATES.get(run.state, PENDING), reason(run.error))}
+        found = {WHOLE_RUN: JobStatus(STATES.get(run.state, PENDING), reason(run.error))}
         details = (run.run_details and run.run_details.task_details) or []
         # A task counts as running from its first pod on, which is not the step's: that is the one named executor.
         runs = any(detail.display_name.startswith("executor") and detail.state == "RUNNING" for detail in details)
@@ -158,9 +158,9 @@ class OrchestratorKubeFlowBackend(OrchestratorRemoteBackend):
             if state_of == RUNNING and not runs:
                 state_of = PENDING
             if step is not None:
-                found[step] = Seen(state_of, reason(detail.error), exit_code=0 if state_of == SUCCEEDED else None)
+                found[step] = JobStatus(state_of, reason(detail.error), exit_code=0 if state_of == SUCCEEDED else None)
         for step in state["tasks"].values():
-            found.setdefault(step, Seen(SKIPPED if over else PENDING))
+            found.setdefault(step, JobStatus(SKIPPED if over else PENDING))
         for seen in found.values():
             if seen.state == PENDING and not seen.message:
                 space = f" -n {self.namespace}" if self.namespace else ""

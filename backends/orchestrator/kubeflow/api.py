@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from backends import wire
+from backends.calls import Fault, call, sdk
 from backends.errors import ConfigError, Problem
 from backends.orchestrator.kubeflow.states import OVER
-from backends.orchestrator.remote.calls import Fault, call, sdk
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -15,14 +15,13 @@ from backends.base import UNKNOWN, OrchestratorBaseBackend
 from backends.config import transport
 from backends.errors import UsageError, ZenRunnerError
 from backends.orchestrator.remote.picture import ENDED
-from backends.orchestrator.remote.platform import Seen
-from backends.orchestrator.remote.submission import Submission, cancel_key
+from backends.orchestrator.remote.submission import Submission
 from backends.orchestrator.remote.wait import Wait
 from backends.orchestrator.remote.watch import Watch
+from backends.platform import JobStatus
 from backends.process import utc
 from backends.shipping.shipment import ship, upload
-from backends.store import records
-from backends.store.keys import check_run_id
+from backends.store import keys, records
 from backends.store.records import read_handle
 
 TYPE_CHECKING = False
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar
 
     from backends.config.transport import Carried, Limits
-    from backends.orchestrator.driven.launcher import Launcher, Report
+    from backends.execution import Execution, Report
     from backends.store.base import Store
 
     Handle = dict[str, Any]
@@ -94,8 +93,8 @@ class OrchestratorRemoteBackend(OrchestratorBaseBackend):
         """
 
     @abstractmethod
-    def _status(self, state: dict[str, Any]) -> dict[str, Seen]:
-        """Return what the platform says of each step, and under ``WHOLE`` of the run; one that is left out is unknown.
+    def _status(self, state: dict[str, Any]) -> dict[str, JobStatus]:
+        """Return what the platform says of each step, and under ``RUN`` of the run; one that is left out is unknown.
 
         Raises:
             InfraError: the platform could not be asked.
@@ -118,7 +117,7 @@ class OrchestratorRemoteBackend(OrchestratorBaseBackend):
     def carry(self, config: Mapping[str, Any], *, used: int = 0, copies: int = 1) -> Carried:
         """Return how a config travels, as ``transport.carry`` does, with the reference into the config's own store."""
         data = wire.dumps(config).encode()
-        url = f"{config['store'].rstrip('/')}/configs/{wire.sha256(data)}.json"
+        url = f"{config['store'].rstrip('/')}/{keys.config(wire.sha256(data))}"
         return transport.carry(data, self.limits, url, used=used, copies=copies)
 
     def environment(self, carried: Carried, config: Mapping[str, Any], step: str, run_id: str, path: str = "") -> dict[str, str]:
@@ -156,7 +155,7 @@ class OrchestratorRemoteBackend(OrchestratorBaseBackend):
     def _hand_over(self, config: Mapping[str, Any], run_id: str, store: Store, stop_requested: Callable[[], bool]) -> Handle:
         from tempfile import TemporaryDirectory
 
-        check_run_id(run_id)
+        keys.check_run_id(run_id)
         with TemporaryDirectory(prefix="zen-runner-") as folder:
             shipment = ship(config, folder, mounts=self.mounts())
             if read_handle(store, run_id) is None:  # else it has been through this
@@ -167,20 +166,12 @@ class OrchestratorRemoteBackend(OrchestratorBaseBackend):
 
     # -- and after ------------------------------------------------------------------------------------------------------------
 
-    def run(
-        self,
-        config: Mapping[str, Any],
-        run_id: str,
-        store: Store,
-        launcher: Launcher | None = None,
-        *,
-        report: Report | None = None,
-        stop_requested: Callable[[], bool] | None = None,
-    ) -> dict[str, Any]:
+    def run(self, execution: Execution) -> dict[str, Any]:
+        config, run_id, store = execution.config, execution.run_id, execution.store
         before = records.results(store, run_id) if read_handle(store, run_id) is not None else {}
-        good = [step for step in config["steps"] if before.get(step, {}).get("class") == outcome.SUCCESS]
-        handle = self._hand_over(config, run_id, store, stop_requested or (lambda: False))
-        return Wait(self, handle, good, report, stop_requested).perform()
+        good = [step for step in config["steps"] if step in before and before[step]["class"] == outcome.SUCCESS]
+        handle = self._hand_over(config, run_id, store, execution.stop_requested)
+        return Wait(self, handle, good, execution.report, execution.stop_requested).perform()
 
     def wait(
         self,
@@ -238,5 +229,5 @@ class OrchestratorRemoteBackend(OrchestratorBaseBackend):
         watch = Watch(self, handle)
         if watch.look().state() in ENDED:
             return
-        watch.store.put(cancel_key(handle["run"]), wire.dumps({"version": 1, "at": utc()}).encode())
+        watch.store.put(keys.cancel(handle["run"]), wire.dumps({"version": 1, "at": utc()}).encode())
         self._cancel(dict(watch.handle["state"]))

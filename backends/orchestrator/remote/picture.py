@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from backends import outcome
 from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, SUCCEEDED, UNKNOWN
-from backends.orchestrator.remote.platform import WHOLE
+from backends.platform import WHOLE_RUN
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from backends.orchestrator.remote.platform import Seen
-
-    Record = dict[str, Any]
+    from backends.platform import JobStatus
+    from backends.store.records import Record
 
 
 ENDED = frozenset((SUCCEEDED, FAILED, CANCELLED, SKIPPED))
@@ -34,7 +33,7 @@ class Picture:
         self.cancelled = cancelled
         self.states: dict[str, str] = {}
         self.records: dict[str, Record] = {}
-        self.seen: Mapping[str, Seen] | None = None
+        self.seen: Mapping[str, JobStatus] | None = None
         self.problem = ""
 
     def state(self) -> str:
@@ -79,8 +78,8 @@ class Picture:
         """Return what the platform has to say about what does not go on."""
         found = [self.problem] if self.problem else []
         seen = self.seen or {}
-        if WHOLE in seen and seen[WHOLE].message:
-            found.append(seen[WHOLE].message)
+        if WHOLE_RUN in seen and seen[WHOLE_RUN].message:
+            found.append(seen[WHOLE_RUN].message)
         waits = [
             (step, seen[step].message)
             for step, state in self.states.items()

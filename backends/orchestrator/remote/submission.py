@@ -15,7 +15,7 @@ from backends.backoff import backoff
 from backends.base import CANCELLED, FAILED, RUNNING
 from backends.errors import ConfigError, DuplicateError, Terminated, ZenRunnerError
 from backends.process import is_alive, utc, whoami
-from backends.store import records
+from backends.store import keys, records
 from backends.store.records import read_handle
 
 TYPE_CHECKING = False
@@ -74,7 +74,7 @@ class Submission:
         except DuplicateError:
             raise
         except Terminated:
-            self._store.put(cancel_key(self._run), wire.dumps({"version": 1, "at": utc()}).encode())
+            self._store.put(keys.cancel(self._run), wire.dumps({"version": 1, "at": utc()}).encode())
             handle["phase"] = SUBMITTED
             self._put(handle)
             self._backend._cancel(dict(state))
@@ -104,7 +104,7 @@ class Submission:
             handle = read_handle(store, run)
             if handle is None:
                 handle = self._new_handle()
-                if store.create(handle_key(run), wire.dumps(handle).encode()):
+                if store.create(keys.handle(run), wire.dumps(handle).encode()):
                     return handle, False
                 continue
             self._check(handle)
@@ -120,7 +120,7 @@ class Submission:
             elif handle["phase"] == SUBMITTED and self._backend.status(handle)["state"] not in (FAILED, CANCELLED):
                 return handle, True
             self._number = number + 1
-            if store.create(lease_key(run, self._number), wire.dumps({**whoami(), "at": utc()}).encode()):
+            if store.create(keys.lease(run, self._number), wire.dumps({**whoami(), "at": utc()}).encode()):
                 return self._take_over(read_handle(store, run) or handle), False
         raise AssertionError  # the count has no end
 
@@ -149,10 +149,10 @@ class Submission:
     def _take_over(self, handle: Handle) -> Handle:
         self._before = handle
         handle = {**handle, **whoami(), "number": self._number, "backend": self._backend.to_config()}
-        cancelled = self._store.exists(cancel_key(self._run))
+        cancelled = self._store.exists(keys.cancel(self._run))
         if handle["phase"] == SUBMITTED or cancelled:
             if cancelled:
-                self._store.delete(cancel_key(self._run))
+                self._store.delete(keys.cancel(self._run))
             handle.update(submitted=utc(), began=round(time.time(), 3), code=self._shipment.receipt)
             handle["state"] = {"round": handle["state"]["round"] + 1}
             handle.update(self._resumption())
@@ -191,14 +191,14 @@ class Submission:
         records.write_run(self._store, self._run, record)
 
     def _save(self, handle: Handle) -> None:
-        if self._store.exists(lease_key(self._run, self._number + 1)):
+        if self._store.exists(keys.lease(self._run, self._number + 1)):
             raise DuplicateError(f"run {self._run!r}: another process has taken over its submission")
-        if self._stop_requested() or self._store.exists(cancel_key(self._run)):
+        if self._stop_requested() or self._store.exists(keys.cancel(self._run)):
             raise Terminated(f"run {self._run!r} was cancelled while it was submitted")
         self._put(handle)
 
     def _put(self, handle: Handle) -> None:
-        self._store.put(handle_key(self._run), wire.dumps(handle).encode())
+        self._store.put(keys.handle(self._run), wire.dumps(handle).encode())
 
     def _undo(self) -> None:
         """Leave the run as it was before: nothing of it was started."""
@@ -206,28 +206,16 @@ class Submission:
             self._put({**self._before, "number": self._number})
             return
         for number in range(2, self._number + 1):
-            self._store.delete(lease_key(self._run, number))
+            self._store.delete(keys.lease(self._run, number))
         if not records.results(self._store, self._run):
-            self._store.delete(f"runs/{self._run}/run.json")
-        self._store.delete(handle_key(self._run))
-
-
-def handle_key(run: str) -> str:
-    return f"runs/{run}/handle.json"
-
-
-def lease_key(run: str, number: int) -> str:
-    return f"runs/{run}/submit.{number}.json"
-
-
-def cancel_key(run: str) -> str:
-    return f"runs/{run}/cancel.json"
+            self._store.delete(keys.run_record(self._run))
+        self._store.delete(keys.handle(self._run))
 
 
 def holder_of(store: Store, handle: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
     """Return the number of the last process that took on the submission, and who it is."""
     run, number, holder = handle["run"], handle["number"], handle
-    while (body := records.read_json(store, lease_key(run, number + 1))) is not None:
+    while (body := records.read_json(store, keys.lease(run, number + 1))) is not None:
         number, holder = number + 1, body
     return number, holder
 
@@ -237,5 +225,5 @@ def is_at_work(store: Store, run: str, number: int, holder: Mapping[str, Any]) -
     lives = is_alive(holder)
     if lives is not None:
         return lives
-    ages = [store.age(handle_key(run)), store.age(lease_key(run, number))]
+    ages = [store.age(keys.handle(run)), store.age(keys.lease(run, number))]
     return min((age for age in ages if age is not None), default=SILENT) < SILENT

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from backends.orchestrator.driven.launcher import Report
+    from backends.execution import Report
     from backends.orchestrator.remote.backend import OrchestratorRemoteBackend
     from backends.orchestrator.remote.picture import Picture
 
@@ -120,7 +120,8 @@ class Wait:
             news = True
             if self._told.get(step) != RUNNING and (state == RUNNING or step in picture.records):
                 seen = (picture.seen or {}).get(step)
-                attempt = (picture.records.get(step) or {}).get("attempt") or (seen and seen.attempt) or 1
+                record = picture.records.get(step)
+                attempt = (record and record["attempt"]) or (seen and seen.attempt) or 1
                 self._report("step_started", step=step, attempt=attempt)
             self._told[step] = state
             if state == SKIPPED:

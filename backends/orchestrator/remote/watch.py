@@ -8,12 +8,12 @@ from backends import graph, outcome
 from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, SUCCEEDED, UNKNOWN
 from backends.errors import InfraError, ZenRunnerError
 from backends.orchestrator.remote.picture import ENDED, Picture
-from backends.orchestrator.remote.platform import WHOLE, Seen
-from backends.orchestrator.remote.submission import SUBMITTED, SUBMITTING, cancel_key, holder_of, is_at_work
-from backends.process import utc
-from backends.store import open_store, records
+from backends.orchestrator.remote.submission import SUBMITTED, SUBMITTING, holder_of, is_at_work
+from backends.platform import WHOLE_RUN, JobStatus
+from backends.store import keys, open_store, records
+from backends.store.base import each
 from backends.store.logs import log_chunks
-from backends.store.records import read_handle
+from backends.store.records import make_record, read_handle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from backends.orchestrator.remote.backend import OrchestratorRemoteBackend
-
-    Record = dict[str, Any]
+    from backends.store.records import Record
 
 
 sleep = time.sleep
@@ -45,7 +44,7 @@ class Watch:
         self.handle = dict(handle)
         config = records.get_config(self.store, self.handle["config"])
         if config is None:
-            key = f"configs/{self.handle['config']}.json"
+            key = keys.config(self.handle["config"])
             raise InfraError(f"{self.store.url} has lost {key}, the config of run {self.run!r}; submit it under a new run id")
         self.config = config
         self.parents: dict[str, list[str]] = {step: spec["parents"] for step, spec in config["steps"].items()}
@@ -57,7 +56,7 @@ class Watch:
         """Ask the platform, then the store, and return how the run does."""
         store, run = self.store, self.run
         self.handle = read_handle(store, run) or self.handle
-        picture = Picture(run, store.exists(cancel_key(run)))
+        picture = Picture(run, store.exists(keys.cancel(run)))
         steps = self.config["steps"]
         try:
             # All that the platform says has ended has its record in the store by then.
@@ -109,12 +108,7 @@ class Watch:
                 is_open = number > before.get(step, 0)
             return None, is_open
 
-        if self.store.root is not None or len(steps) < 2:
-            return {step: read(step) for step in steps}
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(16) as pool:
-            return dict(zip(steps, pool.map(read, steps), strict=True))
+        return dict(zip(steps, each(self.store, read, steps), strict=True))
 
     def _ordered(self) -> list[str]:
         if not self._order:
@@ -135,11 +129,11 @@ class Watch:
             return
         record, is_open = found
         seen = (picture.seen or {}).get(step)
-        whole = (picture.seen or {}).get(WHOLE)
+        whole = (picture.seen or {}).get(WHOLE_RUN)
         if whole is not None and whole.state in (FAILED, CANCELLED) and (seen is None or seen.state == PENDING):
             seen = whole
         if seen is None and self.handle["phase"] == SUBMITTING and not picture.problem:
-            seen = Seen(PENDING)
+            seen = JobStatus(PENDING)
         if seen is not None and seen.state in (PENDING, RUNNING):
             picture.states[step] = seen.state
             return
@@ -166,7 +160,7 @@ class Watch:
         tried = record["attempt"] - self.handle["before"].get(step, 0)
         return tried > policy["limit"] or not outcome.is_retried(record["class"], record["exit_code"], policy["on"])
 
-    def _make_record(self, step: str, seen: Seen) -> Record:
+    def _make_record(self, step: str, seen: JobStatus) -> Record:
         kind, code = seen.verdict()
         message = seen.message or "the container ended without a record"
         if seen.exit_code == 0 and seen.kind is None:
@@ -174,28 +168,8 @@ class Watch:
                 f"the container ended with 0 without a record: {self.config['steps'][step]['image']} does not run zen-runner; "
                 "build it from a zen-runner image and keep its ENTRYPOINT"
             )
-        now = utc()
-        return {
-            "version": 1,
-            "run": self.run,
-            "step": step,
-            "attempt": seen.attempt or 0,
-            "class": kind,
-            "exit_code": code,
-            "message": message,
-            "started": now,
-            "ended": now,
-            "seconds": 0.0,
-            "status": seen.exit_code,
-            "signal": None,
-            "inputs": {},
-            "outputs": {},
-            "values": {},
-            "config": self.handle["config"],
-            "usage": {},
-            "host": "",
-            "cached_from": None,
-        }
+        sha, number = self.handle["config"], seen.attempt or 0
+        return make_record(self.run, step, number, kind, message, code=code, status=seen.exit_code, config=sha, host="")
 
 
 class _Slowly:

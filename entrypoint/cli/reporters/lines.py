@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from backends import outcome, wire
+from backends.process import utc
 from backends.text import seconds_in_words
 from entrypoint.cli.report import ending, final_report
 from entrypoint.cli.reporters.splitter import STDERR, STDOUT, Splitter
@@ -153,9 +154,7 @@ class Json(Lines):
             self.close()
         if self.quiet and event != "run_finished":
             return
-        now = time.time()
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
-        self.write(STDOUT, (wire.dumps({"event": event, "time": moment, **fields}) + "\n").encode())
+        self.write(STDOUT, (wire.dumps({"event": event, "time": utc(), **fields}) + "\n").encode())
 
     def _emit(self, step: str, stream: int, lines: list[bytes]) -> None:
         super()._emit(step, STDERR, lines)

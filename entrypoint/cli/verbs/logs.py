@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backends import errors, outcome
+from backends.process import is_alive
 from backends.store import records
 from backends.store.logs import log_chunks
 from entrypoint.cli.config import steps_in_order
 from entrypoint.cli.parser import add_run
 from entrypoint.cli.runs import backend_of, find_run
-from entrypoint.cli.verbs.status import driver_lives
 
 if TYPE_CHECKING:
     from backends.base import OrchestratorBaseBackend
@@ -42,7 +42,7 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
 
     def ended() -> bool:
         record = records.read_run(store, run)
-        return record is not None and ("class" in record or driver_lives(record) is False)
+        return record is not None and ("class" in record or is_alive(record) is False)
 
     submitted = backend_of(store, run)
     remote = submitted is not None and "pid" not in (records.read_run(store, run) or {})
@@ -99,8 +99,7 @@ class _Ended:
 def _known_step(store: Store, run: str, step: str) -> list[str]:
     """Return the step of this name, or the members of the foreach step."""
     from backends import graph
-    from backends.store import records
-    from backends.store.keys import is_step
+    from backends.store import keys, records
     from backends.text import did_you_mean
 
     record = records.read_run(store, run) or {}
@@ -108,7 +107,7 @@ def _known_step(store: Store, run: str, step: str) -> list[str]:
     if config:
         known, members = graph.named(config["steps"]), graph.members(config["steps"], step)
     else:
-        known = list(filter(is_step, store.names(f"runs/{run}")))
+        known = list(filter(keys.is_step, store.names(keys.run(run))))
         members = [name for name in known if step in (name, name.rpartition(".")[0])]
     if not members:
         raise errors.UsageError(f"run {run} has no step {step!r}{did_you_mean(step, known)}")
@@ -141,8 +140,7 @@ def _all_logs(store: Store, run: str, follow: bool, ended: Callable[[], bool], o
     import threading
     import time
 
-    from backends.store import records
-    from backends.store.keys import is_step
+    from backends.store import keys, records
     from entrypoint.cli.reporters import STDOUT, Splitter
 
     record = records.read_run(store, run) or {}
@@ -169,7 +167,7 @@ def _all_logs(store: Store, run: str, follow: bool, ended: Callable[[], bool], o
     readers: dict[str, threading.Thread] = {}
     while True:
         over = not follow or broken or ended()
-        names = filter(is_step if only is None else only.__contains__, store.names(f"runs/{run}"))
+        names = filter(keys.is_step if only is None else only.__contains__, store.names(keys.run(run)))
         for name in sorted(names, key=lambda name: order.get(name, -1)):
             if name not in readers:
                 readers[name] = threading.Thread(target=copy, args=(name,), daemon=True)

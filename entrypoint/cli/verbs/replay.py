@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from backends import errors
-from backends.store import open_store, records
-from backends.store.keys import check_run_id
+from backends.store import keys, open_store, records
 from entrypoint.cli.printing import print_text
 
 if TYPE_CHECKING:
@@ -32,13 +31,14 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
     store = open_store(root, create=False)
     run, step = parts[:2]
     if len(parts) == 2:
-        attempts = records.attempts(store, check_run_id(run), step)
+        attempts = records.attempts(store, keys.check_run_id(run), step)
         if not attempts:
             raise errors.UsageError(f"run {run} in {store.url} has no attempt of step {step!r}")
         parts.append(str(attempts[-1]))
-    document = records.read_json(store, f"runs/{'/'.join(parts)}/replay.json")
+    place = run, step, parts[2]
+    document = records.read_json(store, keys.replay(*place))
     if document is None:
-        raise errors.InputError(f"{store.url_of('runs/' + '/'.join(parts))} has no replay.json; it ended before its start")
+        raise errors.InputError(f"{store.url_of(keys.attempt(*place))} has no replay.json; it ended before its start")
     print_text(shlex.join(docker_run(document, environ)))
     return 0
 
@@ -69,7 +69,7 @@ def docker_run(replay: Mapping[str, Any], environ: Environ) -> list[str]:
     if resources["gpu"]:
         words.append(f"--gpus={resources['gpu']}")
     words += [f"--env={name}" for name in replay["secrets"]]
-    words.append(f"--env=ZEN_RUNNER_CONFIG=ref:{store}/configs/{sha}.json#sha256={sha}")
+    words.append(f"--env=ZEN_RUNNER_CONFIG=ref:{store}/{keys.config(sha)}#sha256={sha}")
     words += [f"--env=ZEN_RUNNER_STEP={replay['step']}", f"--env=ZEN_RUNNER_INPUTS_RUN={replay['run']}"]
     words += [f"--env={name}={text}" for name, text in sorted(replay.get("arguments", {}).items())]
     return [*words, replay["image_digest"] or replay["image"]]

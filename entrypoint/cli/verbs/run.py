@@ -6,8 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from backends import errors, outcome
-from backends.store import open_store, records
-from backends.store.keys import check_run_id, new_run_id
+from backends.store import keys, open_store, records
 from entrypoint.cli.backends import backend_for_run
 from entrypoint.cli.config import load_config, steps_called, steps_in_order
 from entrypoint.cli.last_words import leave_last_words, refuse
@@ -19,7 +18,6 @@ from entrypoint.cli.signals import listen_for_stop
 from entrypoint.runtime.identity import identity
 
 if TYPE_CHECKING:
-    from backends.orchestrator.driven.launcher import Launcher
     from backends.store.base import Store
     from entrypoint.cli.config import Config, Environ
     from entrypoint.cli.parser import Parser
@@ -71,7 +69,7 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
 
 
 def _run_pipeline(args: argparse.Namespace, config: Config, sha: str, environ: Environ) -> dict[str, Any]:
-    from backends.orchestrator.driven.backend import ClientDrivenBackend
+    from backends.execution import Execution
     from entrypoint.cli import reporters
     from entrypoint.runtime.launcher import LocalLauncher
 
@@ -80,17 +78,22 @@ def _run_pipeline(args: argparse.Namespace, config: Config, sha: str, environ: E
     run = _run_id(args, config, store, environ)
     reporter = reporters.reporter_for(args.output, config, store, resume_command("run", args, run), quiet=args.quiet)
     try:
-        launcher: Launcher | None = None
-        if isinstance(backend, ClientDrivenBackend) and backend.runs_here():
-            local = LocalLauncher(config, sha, run, store, reporter.output, environ)
-            launcher, stop_requested, reporter.write = local, local.stop_requested, local.write
+        if backend.runs_here():
+            launcher = LocalLauncher(config, sha, run, store, reporter.output, environ)
+            stop_requested, reporter.write = launcher.stop_requested, launcher.write
         else:
-            from backends.orchestrator.docker import OrchestratorDockerBackend
-
-            stop_requested = listen_for_stop()
-            if isinstance(backend, OrchestratorDockerBackend):
-                launcher = backend.make_launcher(config, run, store, reporter.output)
-        return backend.run(config, run, store, launcher, report=reporter.report, stop_requested=stop_requested)
+            launcher, stop_requested = None, listen_for_stop()
+        return backend.run(
+            Execution(
+                config,
+                run,
+                store,
+                report=reporter.report,
+                output=reporter.output,
+                stop_requested=stop_requested,
+                launcher=launcher,
+            )
+        )
     finally:
         reporter.close()
 
@@ -101,7 +104,7 @@ def _run_id(args: argparse.Namespace, config: Config, store: Store, environ: Env
         if not unfinished:
             raise errors.UsageError(f"no unfinished run of {config['name']!r} in {store.url}; leave --resume away")
         return str(unfinished[-1]["run"])
-    return check_run_id(args.run_id or identity(environ)[0] or new_run_id(config["name"]))
+    return keys.check_run_id(args.run_id or identity(environ)[0] or keys.new_run_id(config["name"]))
 
 
 def _dry_run(args: argparse.Namespace, config: Config, only: str | None, environ: Environ) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from backends import outcome
+from backends.process import is_alive
 from entrypoint.cli.config import steps_in_order
 from entrypoint.cli.groups import fold_members
 from entrypoint.cli.parser import JSON, add_output, add_run
@@ -60,7 +61,7 @@ def _state(store: Store, run: str) -> dict[str, Any]:
     if submitted is not None and "class" not in record:
         backend, handle = submitted
         told = backend.status(handle)
-    steps: dict[str, dict[str, Any]] = {}
+    steps: dict[str, Mapping[str, Any]] = {}
     if told and "pid" not in record:  # no driver of ours: the platform knows
         for name in names:
             word = told["steps"].get(name, "unknown")
@@ -80,7 +81,7 @@ def _state(store: Store, run: str) -> dict[str, Any]:
     state = record.get("class") or told.get("class") or {"pending": "waiting"}.get(told.get("state", ""))
     classes = [step["class"] for step in steps.values()]
     if state is None:
-        lives = driver_lives(record)
+        lives = is_alive(record)
         if lives is None:
             lives = "running" in classes
         if not record and not lives and classes:  # steps that a platform ran one by one, without a driver of ours
@@ -95,20 +96,8 @@ def _state(store: Store, run: str) -> dict[str, Any]:
 
 def _liveness(store: Store, run: str, step: str, attempt: int) -> str:
     """Return ``running`` for an attempt whose owner was heard of lately, else ``unknown``."""
-    from backends.store import records
+    from backends.store import keys, records
 
-    prefix = f"runs/{run}/{step}/{attempt}"
-    ages = [store.age(f"{prefix}/{name}.json") for name in ("heartbeat", "claim")]
+    ages = [store.age(key(run, step, attempt)) for key in (keys.heartbeat, keys.claim)]
     heard = min((age for age in ages if age is not None), default=records.DEAD_AFTER + 1)
     return "running" if heard <= records.DEAD_AFTER else "unknown"
-
-
-def driver_lives(record: Mapping[str, Any]) -> bool | None:
-    """Tell whether the process that drives a run lives; None where that can't be seen from here."""
-    from backends.process import process_start, whoami
-
-    here = whoami()
-    if any(record.get(name) != here[name] for name in ("host", "boot", "pid_ns")):
-        return None
-    lives: bool = process_start(record["pid"]) == record["pid_start"]
-    return lives

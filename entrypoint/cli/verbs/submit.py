@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from backends import wire
-from backends.store import open_store, records
-from backends.store.keys import check_run_id, handle_key, new_run_id
+from backends.store import keys, open_store, records
 from entrypoint.cli.backends import backend_for_submit
 from entrypoint.cli.config import load_config
 from entrypoint.cli.documents import print_documents, print_receipt, render_documents
@@ -55,13 +54,13 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
     if args.dry_run:
         print_documents(render_documents(backend, config, args.run_id), args.output)
         return 0
-    run = check_run_id(args.run_id or new_run_id(config["name"]))
+    run = keys.check_run_id(args.run_id or keys.new_run_id(config["name"]))
     store = open_store(config["store"])
     handle = backend.submit(config, run, store)
     print_receipt(handle.get("code"))
     if records.read_handle(store, run) is None:
         handle = {**handle, "run": run, "store": store.url, "backend": backend.to_config()}
-        store.put(handle_key(run), wire.dumps(handle).encode())
+        store.put(keys.handle(run), wire.dumps(handle).encode())
     if args.wait:
         return _wait(args, backend, handle, config, store, environ)
     if args.output != TEXT:
