@@ -7,15 +7,26 @@ the exit status.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from entrypoint.cli.parser import PROGRAM
 
 if TYPE_CHECKING:
     import argparse
+    from typing import Protocol
 
     from entrypoint.cli.config import Environ
     from entrypoint.cli.parser import Parser
+
+    class VerbModule(Protocol):
+        """What a verb's module has."""
+
+        def arguments(self, parser: Parser) -> None:
+            """Add the verb's arguments to a parser."""
+
+        def main(self, args: argparse.Namespace, environ: Environ) -> int:
+            """Do it, and return the exit status."""
+            ...
 
 
 class Verb(NamedTuple):
@@ -30,17 +41,6 @@ class Verb(NamedTuple):
     purpose: str
     examples: tuple[tuple[str, str], ...]
     notes: str = ""
-
-
-class VerbModule(Protocol):
-    """What a verb's module has."""
-
-    def arguments(self, parser: Parser) -> None:
-        """Add the verb's arguments to a parser."""
-
-    def main(self, args: argparse.Namespace, environ: Environ) -> int:
-        """Do it, and return the exit status."""
-        ...
 
 
 def module_of(name: str) -> VerbModule:

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from backends import errors, outcome
+from backends import errors, graph, outcome
 from backends.process import is_alive
-from backends.store import records
+from backends.store import keys, records
 from backends.store.logs import log_chunks
+from backends.text import did_you_mean
 from entrypoint.cli.config import steps_in_order
 from entrypoint.cli.parser import add_run
 from entrypoint.cli.runs import backend_of, find_run
@@ -54,7 +55,7 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
         backend, handle = submitted
         chunks = backend.logs(handle, None, args.follow)
     elif args.step:
-        members = _known_step(store, run, args.step)
+        members = _members_of(store, run, args.step)
         if members != [args.step]:
             if args.attempt is not None:
                 raise errors.UsageError(f"--attempt is of one step, and {args.step!r} has items; name one, such as {members[0]}")
@@ -96,21 +97,17 @@ class _Ended:
         return self._answer
 
 
-def _known_step(store: Store, run: str, step: str) -> list[str]:
+def _members_of(store: Store, run: str, step: str) -> list[str]:
     """Return the step of this name, or the members of the foreach step."""
-    from backends import graph
-    from backends.store import keys, records
-    from backends.text import did_you_mean
-
     record = records.read_run(store, run) or {}
     config = records.get_config(store, record["config"]) if record.get("config") else None
     if config:
-        known, members = graph.named(config["steps"]), graph.members(config["steps"], step)
+        names, members = graph.named(config["steps"]), graph.members(config["steps"], step)
     else:
-        known = list(filter(keys.is_step, store.names(keys.run(run))))
-        members = [name for name in known if step in (name, name.rpartition(".")[0])]
+        names = list(filter(keys.is_step, store.names(keys.run(run))))
+        members = [name for name in names if step in (name, name.rpartition(".")[0])]
     if not members:
-        raise errors.UsageError(f"run {run} has no step {step!r}{did_you_mean(step, known)}")
+        raise errors.UsageError(f"run {run} has no step {step!r}{did_you_mean(step, names)}")
     return members
 
 

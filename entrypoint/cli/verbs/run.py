@@ -14,7 +14,6 @@ from entrypoint.cli.parser import JSON, add_backend, add_config_and_set, add_out
 from entrypoint.cli.plan import make_plan, plan_table
 from entrypoint.cli.printing import print_json, print_text
 from entrypoint.cli.runs import resume_command, runs_of
-from entrypoint.cli.signals import listen_for_stop
 from entrypoint.runtime.identity import identity
 
 if TYPE_CHECKING:
@@ -69,14 +68,16 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
 
 
 def _run_pipeline(args: argparse.Namespace, config: Config, sha: str, environ: Environ) -> dict[str, Any]:
+    # A single step and a dry run do without these.
     from backends.execution import Execution
-    from entrypoint.cli import reporters
+    from entrypoint.cli.reporters import reporter_for
+    from entrypoint.cli.signals import listen_for_stop
     from entrypoint.runtime.launcher import LocalLauncher
 
     backend = backend_for_run(args, config)
     store = open_store(config["store"])
     run = _run_id(args, config, store, environ)
-    reporter = reporters.reporter_for(args.output, config, store, resume_command("run", args, run), quiet=args.quiet)
+    reporter = reporter_for(args.output, config, store, resume_command("run", args, run), quiet=args.quiet)
     try:
         if backend.runs_here():
             launcher = LocalLauncher(config, sha, run, store, reporter.output, environ)
