@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from backends.execution import Execution, Report
     from backends.store.base import Store
+    from backends.view import RunView
 
 
 class BaseBackend(ABC):
@@ -203,6 +204,14 @@ class OrchestratorBaseBackend(BaseBackend):
         if report is not None:
             report("run_finished", summary=summary)
         return summary
+
+    @abstractmethod
+    def view(self, handle: Mapping[str, Any]) -> RunView:
+        """Return what looks at a submitted run.
+
+        Raises:
+            InfraError: the store could not be read, or does not have the run's config.
+        """
 
     @abstractmethod
     def status(self, handle: Mapping[str, Any]) -> dict[str, Any]:

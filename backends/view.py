@@ -53,6 +53,10 @@ class Life(ABC):
         """The last attempt of each step that ended before this round of the run began: its failure is not this round's."""
         return {}
 
+    def read_ending(self) -> Mapping[str, Any] | None:
+        """Return the run's own record, if a driver has written how the run ended; None where no driver writes one."""
+        return None
+
     @abstractmethod
     def look(self, steps: Collection[str]) -> Mapping[str, JobStatus]:
         """Return what is said of steps by name, and of the run under ``WHOLE_RUN``; a driver always says the latter.
@@ -204,9 +208,7 @@ class RunView:
         steps = self.config["steps"]
         status = RunStatus(self.run, self.parents, self.store.exists(keys.cancel(self.run)))
         status.is_driven = self._life.is_driver
-        if status.is_driven:
-            run = records.read_run(self.store, self.run) or {}
-            status.ended = run if "class" in run else None
+        status.ended = self._life.read_ending()
         try:
             # All that is said to have ended has its record in the store by then.
             if status.ended is None:
@@ -227,7 +229,7 @@ class RunView:
 
     def log(self, step: str, follow: bool) -> Iterator[bytes]:
         """Yield a step's log; when following, to the end of its last attempt."""
-        ended = _Slowly(lambda: self.look().states[step] in ENDED, max(self._life.pace, 0.2))
+        ended = Slowly(lambda: self.look().states[step] in ENDED, max(self._life.pace, 0.2))
         logged = False
         for chunk in follow_step(self.store, self.run, step, follow, ended):
             logged = True
@@ -355,10 +357,10 @@ def settle_driven(run: str, has_record: bool, is_open: bool) -> str:
     """
     ended = run in ENDED
     if not (has_record or is_open):
-        return SKIPPED if ended else UNKNOWN if run == UNKNOWN else PENDING
+        return SKIPPED if ended else PENDING
     if has_record and (ended or not is_open):
         return BY_RECORD
-    return UNKNOWN if ended or run == UNKNOWN else RUNNING
+    return UNKNOWN if ended or run == UNKNOWN else RUNNING  # what is unknown may be known by its heartbeat
 
 
 def state_of_class(kind: str) -> str:
@@ -384,7 +386,7 @@ def unknown(handle: Mapping[str, Any], message: str) -> dict[str, Any]:
     return {"run": handle["run"], "state": UNKNOWN, "class": None, "exit_code": None, "message": message, "steps": {}}
 
 
-class _Slowly:
+class Slowly:
     """Asks a question, but not more often than allowed; once the answer was yes it stays so.
 
     Args:

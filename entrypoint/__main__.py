@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         resolved, sha = load(find(config, os.environ), environ=os.environ)
     except ZenRunnerError as error:
-        from entrypoint.cli.verbs.run import refuse
+        from entrypoint.cli.last_words import refuse
 
         return refuse(error, step)
     from entrypoint.runtime.one_step import run_step
@@ -53,7 +53,7 @@ def _worker(arguments: list[str]) -> int:
     try:
         run(arguments, os.environ)
     except ZenRunnerError as error:
-        from entrypoint.cli.verbs.run import refuse
+        from entrypoint.cli.last_words import refuse
 
         return refuse(error, None)
 

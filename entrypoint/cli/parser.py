@@ -1,18 +1,14 @@
-"""What all verbs' command lines share."""
+"""The argument parser, and the arguments that several verbs have."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from backends import errors
 
 PROGRAM = "zen-runner"
 TEXT, JSON, YAML = "text", "json", "yaml"
-
-Config = dict[str, Any]
-Environ = Mapping[str, str]
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
@@ -31,24 +27,20 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=_Formatter, **kwargs)
 
     def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print.
+
+        Raises:
+            UsageError: always.
+        """
         raise errors.UsageError(f"{message}; see: {self.prog} --help")
 
-
-class Verb(NamedTuple):
-    """One verb of the command line.
-
-    Args:
-        purpose: one line for the list of verbs.
-        examples: pairs of a command and what it does.
-        notes: more to know, shown below the arguments.
-    """
-
-    purpose: str
-    examples: tuple[tuple[str, str], ...]
-    notes: str = ""
+    def flags(self) -> list[str]:
+        """Return every flag that it takes, short and long."""
+        return list(self._option_string_actions)
 
 
-def add_config(parser: Parser, overrides: bool = True) -> None:
+def add_config(parser: Parser) -> None:
+    """Add ``--config``."""
     parser.add_argument(
         "-c",
         "--config",
@@ -56,18 +48,28 @@ def add_config(parser: Parser, overrides: bool = True) -> None:
         help="the config: a file, a URL or - for stdin (default: $ZEN_RUNNER_CONFIG, then $ZEN_RUNNER_CONFIG_FILE, "
         "then /etc/zen-runner/config.yaml)",
     )
-    if overrides:
-        parser.add_argument(
-            "--set",
-            metavar="KEY=VALUE",
-            dest="overrides",
-            action="append",
-            default=[],
-            help="override one value of the config by its path; may be given again",
-        )
+
+
+def add_config_and_set(parser: Parser) -> None:
+    """Add ``--config``, and ``--set`` to change values of it."""
+    add_config(parser)
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        dest="overrides",
+        action="append",
+        default=[],
+        help="override one value of the config by its path; may be given again",
+    )
 
 
 def add_backend(parser: Parser, default: str) -> None:
+    """Add ``--backend``.
+
+    Args:
+        parser: the verb's parser.
+        default: what it is when not given, for the help.
+    """
     parser.add_argument(
         "--backend",
         metavar="NAME",
@@ -76,32 +78,30 @@ def add_backend(parser: Parser, default: str) -> None:
 
 
 def add_output(parser: Parser, text: str, structured: str) -> None:
+    """Add ``--output``, ``text`` or ``json``.
+
+    Args:
+        parser: the verb's parser.
+        text: what the text is, for the help.
+        structured: what the JSON is, for the help.
+    """
     parser.add_argument(
         "-o", "--output", choices=(TEXT, JSON), default=TEXT, help=f"text: {text}; json: {structured} (default: text)"
     )
 
 
-def add_run(parser: Parser, required: bool = False) -> None:
-    add_config(parser, overrides=False)
+def add_run(parser: Parser) -> None:
+    """Add what names a run in a store: its id, the config's newest run if it is left out, and ``--config`` or ``--store``."""
+    _add_store(parser)
+    parser.add_argument("run_id", metavar="RUN", nargs="?", help="the run's id (default: the config's newest run)")
+
+
+def add_required_run(parser: Parser) -> None:
+    """Add what names a run in a store, where the newest is no safe guess."""
+    _add_store(parser)
+    parser.add_argument("run_id", metavar="RUN", help="the run's id")
+
+
+def _add_store(parser: Parser) -> None:
+    add_config(parser)
     parser.add_argument("--store", metavar="URL", help="the store that holds the run, where no config is at hand")
-    if required:
-        parser.add_argument("run_id", metavar="RUN", help="the run's id")
-    else:
-        parser.add_argument("run_id", metavar="RUN", nargs="?", help="the run's id (default: the config's newest run)")
-
-
-def examples(pairs: Sequence[tuple[str, str]]) -> str:
-    lines = ["examples:"]
-    for command, does in pairs:
-        if does:
-            lines.append(f"  # {does}")
-        lines.append(f"  {command}")
-    return "\n".join(lines)
-
-
-def sentence(verb: Verb) -> str:
-    return verb.purpose[0].upper() + verb.purpose[1:] + "."
-
-
-def notes(verb: Verb) -> str:
-    return examples(verb.examples) + (f"\n\n{verb.notes}" if verb.notes else "")

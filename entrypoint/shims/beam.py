@@ -1,6 +1,6 @@
-"""Runs one ``beam`` step inside the user's Python: the function builds a pipeline, and this runs it.
+"""Run one ``beam`` step inside the user's Python: the function builds a pipeline, and this runs it.
 
-Like ``call.py``, which it loads for what they share, this file has nothing of zen-runner for the step to import. Its document:
+Like ``call.py``, which it loads for what they share, it gives the step nothing of zen-runner to import. Its document:
 
     {"kind": "beam", "target": "package.module:function", "options": [flag], "inputs": {name: url}, "outputs": {name: url},
      "args": {...}, "values": path, "error": path, "metrics": path}
@@ -22,31 +22,31 @@ FIRST = ("pipeline", "inputs", "outputs")
 
 
 def _load(name: str) -> Any:
-    """Load a file beside this one, under a name that is nobody's module."""
+    """Load a file next to this one, under a name that no module of the user's has."""
     from importlib.util import module_from_spec, spec_from_file_location
 
-    found: Any = spec_from_file_location("_" + name, os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py"))
-    module = module_from_spec(found)
-    found.loader.exec_module(module)
+    spec: Any = spec_from_file_location("_" + name, os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py"))
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 
 def _check_options(shim: Any, spec: dict[str, Any]) -> Any:
-    """Return the options, all of which somebody must read: Beam itself only warns of those that nobody does."""
+    """Return the options, or end with the first that nothing reads: Beam itself only warns of such."""
     from apache_beam.options.pipeline_options import PipelineOptions
 
     try:
         options = PipelineOptions(spec["options"])
-        known = options.get_all_options()
+        options_read = options.get_all_options()
     except SystemExit:  # argparse's way; it has said why on stderr
         shim.fail(spec, "config", "beam: a pipeline option can't be read; see the line above")
     import difflib
 
     for flag in spec["options"]:
         name = flag[2:].partition("=")[0]
-        if name in known or (name.startswith("no_") and name[3:] in known):
+        if name in options_read or (name.startswith("no_") and name[3:] in options_read):
             continue
-        near = difflib.get_close_matches(name, list(known), 1)
+        near = difflib.get_close_matches(name, list(options_read), 1)
         hint = " (did you mean %r?)" % near[0] if near else ""
         message = "beam: no pipeline option %r%s; nothing in Beam or in %s reads it" % (name, hint, spec["target"])
         shim.fail(spec, "config", message)
@@ -54,17 +54,17 @@ def _check_options(shim: Any, spec: dict[str, Any]) -> Any:
 
 
 def _own_frames(error: BaseException) -> list[str]:
-    """Return the traceback of a pipeline's failure, the user's frames of it."""
+    """Return the traceback of a pipeline's failure with the user's frames alone."""
     import apache_beam
 
     frames = _load("frames")
     text = str(error)
-    # From a worker in another process its words are all there is.
+    # An error of a worker in another process has its traceback as text only.
     lines = frames.last_of(text) if frames.BEGIN in text else frames.of(error)
     # Compiled parts of Beam have paths that start at the package's own name.
     places = (os.path.dirname(os.path.abspath(apache_beam.__file__)) + os.sep, "apache_beam/")
-    found: list[str] = frames.users([line for line in lines if line.strip()], lambda file: file.startswith(places))
-    return found
+    own: list[str] = frames.users([line for line in lines if line.strip()], lambda file: file.startswith(places))
+    return own
 
 
 def _message(error: BaseException, trace: list[str]) -> str:
@@ -79,7 +79,7 @@ def _message(error: BaseException, trace: list[str]) -> str:
 
 def _metrics(result: Any) -> dict[str, Any]:
     """Return what the pipeline counted: counters, distributions and gauges, each by step, namespace and name."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    metrics: dict[str, list[dict[str, Any]]] = {}
     for kind, values in result.metrics().query().items():
         for value in values:
             # An attempted value is all that some runners have.
@@ -91,12 +91,12 @@ def _metrics(result: Any) -> dict[str, Any]:
             if not isinstance(count, (int, float, dict)) or count != count:
                 continue
             if isinstance(count, dict) and not count["count"]:
-                continue  # of nothing there is no mean
+                continue  # nothing was counted, so there is no mean
             name = value.key.metric
-            found.setdefault(kind, []).append(
+            metrics.setdefault(kind, []).append(
                 {"step": value.key.step, "namespace": name.namespace, "name": name.name, "value": count}
             )
-    return found
+    return metrics
 
 
 def _write_metrics(spec: dict[str, Any], result: Any) -> None:
@@ -113,9 +113,9 @@ def _write_metrics(spec: dict[str, Any], result: Any) -> None:
 
 
 def _end_with_its_workers(shim: Any, spec: dict[str, Any]) -> None:
-    """End the step when a worker process dies, for which Beam's direct runner would wait for ever.
+    """End the step when a worker process dies: Beam's direct runner would wait for it for ever.
 
-    Its thread that waits for the process raises then, and nobody listens.
+    Its thread that waits for the process raises then, which nothing else notices.
     """
     import threading
 
@@ -139,6 +139,7 @@ def _fail(shim: Any, spec: dict[str, Any], error: BaseException) -> None:
 
 
 def main() -> None:
+    """Run the step."""
     shim = _load("call")
     spec = shim.read()
     try:

@@ -1,6 +1,6 @@
-"""Runs one ``call`` step inside the user's Python: imports the function, calls it, hands back what it returned.
+"""Run one ``call`` step inside the user's Python: import the function, call it, keep what it returns.
 
-This file stands alone: standard library only, Python 3.8 and later, nothing of zen-runner beside it can be imported by the step.
+This file stands alone: standard library only, Python 3.8 and later. The step can import nothing of zen-runner.
 Its one argument is a JSON document, or ``@`` and the path of a file with it:
 
     {"kind": "call", "target": "package.module:function", "paths": {name: path}, "args": {...}, "values": path, "error": path}
@@ -43,7 +43,7 @@ def _loads(text: str) -> Any:
 
 
 def write_error(spec: dict[str, Any], kind: str, message: str, traceback: str = "") -> None:
-    """Leave for the supervisor what went wrong."""
+    """Write what went wrong to the file that the supervisor reads."""
     import json
 
     with open(spec["error"] + ".new", "w") as file:
@@ -54,13 +54,13 @@ def write_error(spec: dict[str, Any], kind: str, message: str, traceback: str = 
 
 
 def fail(spec: dict[str, Any], kind: str, message: str, traceback: str = "") -> NoReturn:
-    """Leave for the supervisor what went wrong, and end."""
+    """Write what went wrong for the supervisor, and end with exit status 1."""
     write_error(spec, kind, message, traceback)
     sys.exit(1)
 
 
 def find(spec: dict[str, Any], target: str) -> Callable[..., object]:
-    """Import the function, or end with a message that names what is missing where."""
+    """Import and return the function, or end with a message that names what is missing."""
     module_name, _, attribute = target.partition(":")
     try:
         __import__(module_name)
@@ -74,33 +74,33 @@ def find(spec: dict[str, Any], target: str) -> Callable[..., object]:
     except Exception as error:
         print_traceback()
         fail(spec, "user", "%s while importing %s: %s" % (type(error).__name__, module_name, error))
-    found: Any = sys.modules[module_name]
+    function: Any = sys.modules[module_name]
     try:
         for part in attribute.split("."):
-            found = getattr(found, part)
+            function = getattr(function, part)
     except AttributeError:
         import difflib
 
-        close = difflib.get_close_matches(attribute, [name for name in dir(found) if not name.startswith("_")], 1)
+        close = difflib.get_close_matches(attribute, [name for name in dir(function) if not name.startswith("_")], 1)
         hint = " (did you mean %r?)" % close[0] if close else ""
         fail(spec, "config", "%s: module %s has no %r%s" % (spec["kind"], module_name, attribute, hint))
-    if not callable(found):
-        fail(spec, "config", "%s: %s is a %s, not a function" % (spec["kind"], target, type(found).__name__))
-    return found  # type: ignore[no-any-return]
+    if not callable(function):
+        fail(spec, "config", "%s: %s is a %s, not a function" % (spec["kind"], target, type(function).__name__))
+    return function  # type: ignore[no-any-return]
 
 
 def check(spec: dict[str, Any], function: Callable[..., object], given: dict[str, object], first: tuple[str, ...] = ()) -> None:
-    """Compare what we pass with what the function takes, before it runs.
+    """Check that the function takes the arguments that it will get, or end with a message.
 
     Args:
         spec: the document.
         function: the step's function.
-        given: what it gets by name.
-        first: what it gets before that, by position: names for messages.
+        given: the arguments by name.
+        first: names of the positional arguments before them, for messages.
     """
     code: Any = getattr(function, "__code__", None)
     if code is None or hasattr(function, "__wrapped__"):
-        return  # a class, a builtin, a decorated function: the call itself will tell
+        return  # a class, a builtin, a decorated function: the call itself will show
     if code.co_argcount < len(first) and not code.co_flags & 0x04:  # CO_VARARGS
         message = "%s: %s takes %d positional parameters, and gets (%s)" % (
             spec["kind"], spec["target"], code.co_argcount, ", ".join(first),
@@ -123,8 +123,8 @@ def check(spec: dict[str, Any], function: Callable[..., object], given: dict[str
         unknown = [name for name in given if name not in accepted]
         if unknown:
             takes = ", ".join(accepted) or "none"
-            what = spec["kind"], spec["target"], ", ".join(map(repr, unknown)), takes
-            message = "%s: %s takes no parameter %s; its parameters: %s" % what
+            names = ", ".join(map(repr, unknown))
+            message = "%s: %s takes no parameter %s; its parameters: %s" % (spec["kind"], spec["target"], names, takes)
             fail(spec, "config", message)
     missing = [name for name in needed if name not in given]
     if missing:
@@ -153,6 +153,7 @@ def print_traceback() -> TracebackType | None:
 
 
 def location(trace: TracebackType | None) -> str:
+    """Return where a traceback ends, as `` (file:line)``, or an empty string."""
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return "" if trace is None else " (%s:%d)" % (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
@@ -176,13 +177,13 @@ def _save_values(spec: dict[str, Any], returned: Any) -> None:
 
 
 def read() -> dict[str, Any]:
-    """Return the document that this process was given, and make it look like the step's own program."""
+    """Return this process's document, and set ``sys.path`` and ``sys.argv`` as the step's own program would have them."""
     text = sys.argv[1]
     if text.startswith("@"):
         with open(text[1:]) as file:
             text = file.read()
     spec: dict[str, Any] = _loads(text)
-    # Not this file's folder but the step's working directory is where its code is. PYTHONSAFEPATH adds neither.
+    # The step's code is in its working directory, not in this file's folder. PYTHONSAFEPATH adds neither.
     if sys.path and sys.path[0] == os.path.dirname(os.path.abspath(__file__)):
         del sys.path[0]
     sys.path.insert(0, os.getcwd())
@@ -191,6 +192,7 @@ def read() -> dict[str, Any]:
 
 
 def main() -> None:
+    """Run the step."""
     spec = read()
     function = find(spec, spec["target"])
     given: dict[str, object] = dict(spec["args"])
@@ -213,7 +215,7 @@ def main() -> None:
 
 
 def save_returned(spec: dict[str, Any], returned: object) -> None:
-    """Keep what the function returned, if that is a mapping."""
+    """Write what the function returned to the step's values, if it is a mapping."""
     if hasattr(returned, "items") and hasattr(returned, "keys"):
         _save_values(spec, returned)
 

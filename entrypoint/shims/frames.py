@@ -1,4 +1,4 @@
-"""Makes an engine's traceback the user's: what ``beam.py`` and ``spark.py`` share of telling how a step failed.
+"""Cut an engine's traceback down to the user's frames, for the messages of ``beam.py`` and ``spark.py``.
 
 Like ``call.py`` it stands alone: standard library only, Python 3.8 and later.
 """
@@ -34,10 +34,10 @@ def users(lines: list[str], is_engines: Callable[[str], bool]) -> list[str]:
 
     Args:
         lines: of one traceback.
-        is_engines: tells whether a file is the engine's.
+        is_engines: returns whether a file is the engine's.
     """
     kept = []
-    above, dropped = True, False  # whether the frame above is none of the user's; whether this line isn't
+    above, dropped = True, False  # whether the frame above, and whether this line, is not the user's
     for line in lines:
         if line.startswith(FRAME):
             file = line[len(FRAME) :].partition('"')[0]
@@ -51,7 +51,7 @@ def users(lines: list[str], is_engines: Callable[[str], bool]) -> list[str]:
 
 
 def place(lines: list[str]) -> str:
-    """Return where a traceback ends, as `` (file:line)``, or nothing if it has no frames."""
+    """Return where a traceback ends, as `` (file:line)``, or an empty string if it has no frames."""
     frames = [line for line in lines if line.startswith(FRAME)]
     if not frames:
         return ""

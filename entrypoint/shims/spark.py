@@ -1,12 +1,12 @@
-"""Runs one step on Spark inside the user's Python: a function with a SparkSession, or a program through spark-submit.
+"""Run one step on Spark inside the user's Python: a function with a SparkSession, or a program through spark-submit.
 
-Like ``call.py``, which it loads for what they share, this file has nothing of zen-runner for the step to import. Its document:
+Like ``call.py``, which it loads for what they share, it gives the step nothing of zen-runner to import. Its document:
 
     {"kind": "spark", "target": "package.module:function", "program": [argument], "master": url, "addresses": [[host, port]],
      "local": bool, "conf": {name: value}, "files": [path], "startup_timeout": seconds, "idle_timeout": seconds or null,
      "inputs": {name: url}, "outputs": {name: url}, "args": {...}, "values": path, "error": path, "metrics": path}
 
-The function gets ``(spark, inputs, outputs)`` and the args by name. The session is this file's to stop.
+The function gets ``(spark, inputs, outputs)`` and the args by name. This file stops the session.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 FIRST = ("spark", "inputs", "outputs")
-_LOOK = 1.0  # seconds between two looks at a job
+_POLL = 1.0  # seconds between two looks at a job
 _STOP = 30.0  # seconds that Spark may take to stop
 _REGISTER = 60.0  # seconds for which Spark itself asks a standalone master: three times 20
 # What Spark says when the cluster, and not the job, is at fault.
@@ -29,16 +29,16 @@ _LOST = ("All masters are unresponsive", "Master removed our application", "Exte
 
 
 def _load(name: str) -> Any:
-    """Load a file beside this one, under a name that is nobody's module."""
+    """Load a file next to this one, under a name that no module of the user's has."""
     from importlib.util import module_from_spec, spec_from_file_location
 
-    found: Any = spec_from_file_location("_" + name, os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py"))
-    module = module_from_spec(found)
-    found.loader.exec_module(module)
+    spec: Any = spec_from_file_location("_" + name, os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".py"))
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
     return module
 
 
-# -- what has to be here ------------------------------------------------------------------------------------------------------
+# -- what the step needs -------------------------------------------------------------------------------------------------------
 
 
 def _find_spark(shim: Any, spec: dict[str, Any]) -> str:
@@ -60,7 +60,7 @@ def _find_spark(shim: Any, spec: dict[str, Any]) -> str:
 
 
 def _reach(shim: Any, spec: dict[str, Any]) -> str:
-    """Wait until one of the masters takes a connection, and return the address that this machine has on the way there."""
+    """Wait until one of the masters takes a connection, and return this machine's own address on that route."""
     import socket
 
     until = time.monotonic() + spec["startup_timeout"]
@@ -68,8 +68,8 @@ def _reach(shim: Any, spec: dict[str, Any]) -> str:
     while True:
         for host, port in spec["addresses"]:
             try:
-                with socket.create_connection((host, port), timeout=max(0.1, min(5.0, until - time.monotonic()))) as found:
-                    return str(found.getsockname()[0])
+                with socket.create_connection((host, port), timeout=max(0.1, min(5.0, until - time.monotonic()))) as connection:
+                    return str(connection.getsockname()[0])
             except OSError as error:
                 why = "%s:%s: %s" % (host, port, error.strerror or error)
         if time.monotonic() + 0.5 > until:
@@ -103,13 +103,14 @@ class Watch(threading.Thread):
         self._context = context
 
     def close(self) -> float:
-        """Watch no longer, and return for how long nothing had come, in seconds."""
+        """Stop watching, and return the seconds for which there had been no progress."""
         self._over.set()
         return time.monotonic() - self._since
 
     def run(self) -> None:
+        """Look at the job until it is closed, or ends the step."""
         done = -1
-        while not self._over.wait(_LOOK):
+        while not self._over.wait(_POLL):
             context = self._context
             waited = time.monotonic() - self._since
             if context is None:
@@ -141,10 +142,9 @@ def _progress(context: Any) -> tuple[int, int, bool]:
     status = context.statusTracker()
     jobs = status.getActiveJobsIds()
     executors = context._jsc.sc().statusStore().executorList(False)
-    found = [executors.apply(index) for index in range(executors.size())]
-    ended = sum(one.completedTasks() + one.failedTasks() for one in found)
-    alive = [one for one in found if one.isActive()]
-    return ended, sum(one.activeTasks() for one in alive), bool(jobs)
+    workers = [executors.apply(index) for index in range(executors.size())]
+    ended = sum(worker.completedTasks() + worker.failedTasks() for worker in workers)
+    return ended, sum(worker.activeTasks() for worker in workers if worker.isActive()), bool(jobs)
 
 
 def _metrics(context: Any) -> dict[str, Any]:
@@ -153,10 +153,10 @@ def _metrics(context: Any) -> dict[str, Any]:
     Source: Spark's REST API, ``/applications/[app-id]/allexecutors``, whose fields these are.
     """
     executors = context._jsc.sc().statusStore().executorList(False)
-    found = [executors.apply(index) for index in range(executors.size())]
-    workers = [one for one in found if one.id() != "driver"]
+    everyone = [executors.apply(index) for index in range(executors.size())]
+    workers = [one for one in everyone if one.id() != "driver"]
     if not workers:  # the driver did it all; what it calls its duration is how long it has been there
-        return _counted(found)
+        return _counted(everyone)
     return {
         **_counted(workers),
         "executors_lost": sum(not one.isActive() for one in workers),
@@ -181,7 +181,7 @@ def _write_metrics(spec: dict[str, Any], context: Any) -> None:
 
     try:
         text = json.dumps(_metrics(context))
-    except Exception as error:  # the JVM is gone, say; why is told elsewhere
+    except Exception as error:  # the JVM may be gone; the reason is reported elsewhere
         sys.stderr.write("zen-runner: Spark's metrics can't be had: %s\n" % type(error).__name__)
         return
     with open(spec["metrics"] + ".new", "w") as file:
@@ -190,7 +190,7 @@ def _write_metrics(spec: dict[str, Any], context: Any) -> None:
 
 
 def _count_at_stop(spec: dict[str, Any], context: Any) -> None:
-    """Have the metrics written when the context stops, also if the user stops it: afterwards it can't be asked."""
+    """Write the metrics when the context stops, also if the user stops it: afterwards it can't be asked."""
     stop = context.stop
 
     def stop_counted() -> None:
@@ -202,12 +202,12 @@ def _count_at_stop(spec: dict[str, Any], context: Any) -> None:
 
 
 def _stop(session: Any) -> None:
-    """Stop the session, which completes the event log; one whose cluster is gone may not hold the step up."""
+    """Stop the session, which completes the event log; wait ``_STOP`` seconds at most, as its cluster may be gone."""
 
     def stop() -> None:
         try:
             session.stop()
-        except Exception as error:  # the JVM is gone, say; what the step did stands
+        except Exception as error:  # the JVM may be gone; what the step did stands
             sys.stderr.write("zen-runner: Spark did not stop as it should: %s\n" % type(error).__name__)
 
     thread = threading.Thread(target=stop, name="zen-runner stop", daemon=True)
@@ -219,7 +219,7 @@ def _stop(session: Any) -> None:
 
 
 def _own_frames(error: BaseException) -> list[str]:
-    """Return the traceback of the user's code, the user's frames of it: the worker's if it failed there, else this process's."""
+    """Return the traceback with the user's frames alone: the worker's if it failed there, else this process's."""
     import pyspark
 
     frames = _load("frames")
@@ -232,18 +232,18 @@ def _own_frames(error: BaseException) -> list[str]:
             lines.append(line.rstrip())
     # A worker on another machine has its Spark elsewhere.
     own = os.path.dirname(os.path.abspath(pyspark.__file__)) + os.sep, "/pyspark.zip/", "-packages/pyspark/", "/py4j"
-    found: list[str] = frames.users(lines, lambda file: any(part in file for part in own))
-    return found
+    kept: list[str] = frames.users(lines, lambda file: any(part in file for part in own))
+    return kept
 
 
 def _message(error: BaseException, trace: list[str]) -> str:
     frames = _load("frames")
     at = next((index for index, line in enumerate(trace) if index and not line.startswith(" ")), 0)
     said = trace[at] if at else "%s: %s" % (type(error).__name__, error)
-    if said.endswith(":") and trace[at + 1 :]:  # of some errors the first line has nothing but their name
+    if said.endswith(":") and trace[at + 1 :]:  # some errors have nothing but their name on the first line
         said += " " + trace[at + 1]
     java = getattr(error, "java_exception", None)
-    if java is not None and frames.BEGIN not in str(error):  # of the JVM's many lines the first says it
+    if java is not None and frames.BEGIN not in str(error):  # the first of the JVM's many lines has the reason
         said = "%s: %s" % (type(error).__name__, str(java.toString()).partition("\n")[0])
     if said.startswith("pyspark.errors."):
         name, _, rest = said.partition(":")
@@ -259,7 +259,7 @@ def _fail(shim: Any, spec: dict[str, Any], error: BaseException, session: Any = 
     text = str(error)
     lost = next((sign for sign in _LOST if sign in text), None)
     own = _own_frames(error)
-    message = _message(error, own)  # which may ask the JVM
+    message = _message(error, own)  # before the stop: it may ask the JVM
     if session is not None:
         _stop(session)
     trace = "\n".join(own)
@@ -274,21 +274,20 @@ def _fail(shim: Any, spec: dict[str, Any], error: BaseException, session: Any = 
 
 
 def _settle(shim: Any, spec: dict[str, Any]) -> None:
-    """Set what depends on where this process is: the address that executors find the driver at, and their Python."""
+    """Set what depends on this process's place: the address at which executors find the driver, and their Python."""
     conf = spec["conf"]
     if not spec["local"]:
-        here = _reach(shim, spec)
-        conf.setdefault("spark.driver.host", here)
+        conf.setdefault("spark.driver.host", _reach(shim, spec))
         conf.setdefault("spark.driver.bindAddress", "0.0.0.0")
         if spec["master"].startswith("k8s://"):
             prefix = "spark.kubernetes.executor.podNamePrefix"
             conf[prefix] += "-" + os.environ.get("ZEN_ATTEMPT", "1")  # the last attempt's pods may still be there
             if os.environ.get("HOSTNAME"):
-                # So that Kubernetes takes the executors away with the driver's pod.
+                # Kubernetes then removes the executors with the driver's pod.
                 conf.setdefault("spark.kubernetes.driver.pod.name", os.environ["HOSTNAME"])
     else:
         os.environ["PYSPARK_PYTHON"] = sys.executable
-        # Where the machine's own name leads nowhere, Spark would not start; and nobody else has to reach this one.
+        # Spark does not start where the machine's own name can't be resolved; and no other machine has to reach this one.
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
 
@@ -307,6 +306,7 @@ def _submit(spec: dict[str, Any], home: str) -> NoReturn:
 
 
 def main() -> None:
+    """Run the step."""
     shim = _load("call")
     spec = shim.read()
     home = _find_spark(shim, spec)

@@ -19,9 +19,10 @@ import pytest
 from backends import wire
 from backends.outcome import TABLE
 from backends.store import open_store
-from entrypoint import cli
+from entrypoint.cli.command_line import parse, parser_of, split_verb
 from entrypoint.cli.verbs import VERBS, graph
 from entrypoint.cli.verbs.replay import docker_run
+from tests.support import running
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.processes
@@ -106,7 +107,7 @@ def test_help_of_everything() -> None:
 
 @pytest.mark.parametrize("name", VERBS)
 def test_help_of_a_verb_has_examples_that_parse(name: str) -> None:
-    parser = cli.build_verb(name)
+    parser = parser_of(name)
     text = parser.format_help()
     assert all(len(line) < 120 for line in text.splitlines())
     assert VERBS[name].examples
@@ -114,15 +115,15 @@ def test_help_of_a_verb_has_examples_that_parse(name: str) -> None:
         assert f"\n  {command}\n" in text + "\n"
         inner = re.search(r"zen-runner [^)>]*", command)
         assert inner is not None
-        verb, words = cli.verb_of(shlex.split(inner.group().rstrip('"'))[1:])
+        verb, words = split_verb(shlex.split(inner.group().rstrip('"'))[1:])
         assert verb == name
-        cli.parse(verb, words)
+        parse(verb, words)
     for action in parser._actions:
         assert action.help, f"{name}: {action.dest} has no help"
 
 
 def test_help_and_version_as_a_process() -> None:
-    assert zen("run", "--help").stdout == zen("help", "run").stdout == cli.build_verb("run").format_help()
+    assert zen("run", "--help").stdout == zen("help", "run").stdout == parser_of("run").format_help()
     assert zen("version").stdout == zen("--version").stdout
     assert re.match(r"zen-runner \d+\.\d+", zen("-V").stdout)
 
@@ -194,7 +195,7 @@ def test_unexpected_errors_are_one_line(job: Path) -> None:
     (job / "sitecustomize.py").write_text(
         "import backends.graph\n\ndef order(parents):\n    raise ZeroDivisionError('boom')\n\nbackends.graph.order = order\n"
     )
-    environ = {"PYTHONPATH": f"{job}:{Path(cli.__file__).parents[1]}"}
+    environ = {"PYTHONPATH": f"{job}:{running.ROOT}"}
     resolved = zen("resolve", "-c", "pipeline.yaml", "-o", "json", cwd=job).stdout
     (job / "resolved.json").write_text(resolved)
     done = zen("graph", "-c", "resolved.json", cwd=job, **environ)
@@ -472,7 +473,8 @@ def test_submit_status_logs_cancel(tmp_path: Path) -> None:
     assert (submitted.returncode, submitted.stdout) == (0, f"{run}\n"), submitted.stderr
     for verb in ("status", "logs -f", "cancel"):
         assert f"zen-runner {verb} --config slow.yaml {run}\n" in submitted.stderr
-    wait_until(lambda: status(tmp_path, run).get("wait") == "running")  # its driver may not have begun
+    # By its id: until the driver has written the run's record, there is no newest run to be found.
+    wait_until(lambda: status(tmp_path, run).get("wait") == "running")
     assert zen("logs", "-c", "slow.yaml", "--step", "wait", cwd=tmp_path).stdout == "began\n"
     assert zen("submit", "-c", "slow.yaml", "--run-id", run, cwd=tmp_path).returncode == 73
     assert zen("cancel", "-c", "slow.yaml", run, cwd=tmp_path).stdout == f"run {run} was asked to stop\n"

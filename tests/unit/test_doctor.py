@@ -15,6 +15,7 @@ import pytest
 from backends.errors import ConfigError
 from entrypoint.cli import doctor
 from entrypoint.cli.doctor import FAIL, NOT_APPLICABLE, OK, WARN, Finding, Place
+from entrypoint.cli.doctor.machine import CA_FILES
 from tests.support.configs import resolved
 
 
@@ -39,7 +40,7 @@ def script(path: Path, text: str) -> str:
 @pytest.mark.processes
 def test_everything_is_checked_and_nothing_breaks_here(tmp_path: Path) -> None:
     findings = doctor.examine(Place(os.environ, config(), store=str(tmp_path)))
-    assert [finding.name for finding in findings] == list(doctor.NAMES)
+    assert [finding.name for finding in findings] == list(doctor.CHECKS)
     assert {finding.state for finding in findings} <= {OK, WARN, FAIL, NOT_APPLICABLE}
     assert not [finding for finding in findings if "could not be checked" in finding.detail]
     assert all(finding.fix for finding in findings if finding.state in (WARN, FAIL))
@@ -90,7 +91,7 @@ def test_user_without_a_home() -> None:
 
 
 def test_ca_bundle(tmp_path: Path) -> None:
-    names = dict.fromkeys(doctor._CA_FILES, "")
+    names = dict.fromkeys(CA_FILES, "")
     assert check("ca", {**names, "SSL_CERT_FILE": str(tmp_path / "none.pem")}).state == FAIL
     (tmp_path / "bad.pem").write_text("this is no certificate")
     assert check("ca", {**names, "AWS_CA_BUNDLE": str(tmp_path / "bad.pem")}).state == FAIL
@@ -170,7 +171,7 @@ def run(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
 def test_command_line(tmp_path: Path) -> None:
     good = run("--store", str(tmp_path), "--output", "json", ZEN_RUNNER_PYTHON=sys.executable)
     said = json.loads(good.stdout)
-    assert [found["name"] for found in said["checks"]] == list(doctor.NAMES)
+    assert [found["name"] for found in said["checks"]] == list(doctor.CHECKS)
     assert (good.returncode, said["ok"]) in ((0, True), (76, False))
     assert next(found for found in said["checks"] if found["name"] == "store")["state"] == OK
     bad = run("--config", str(tmp_path / "none.yaml"), ZEN_RUNNER_PYTHON="/no/such/python")

@@ -14,8 +14,8 @@ from backends import graph, wire
 from backends.config import placeholders, resolve
 from backends.errors import ConfigError
 from backends.store import open_store
-from entrypoint.cli import reporters
-from entrypoint.cli.report import folded, together
+from entrypoint.cli.groups import fold_members, summary_of_states
+from entrypoint.cli.reporters.live import Live
 from entrypoint.runtime import load
 from tests.support.configs import problems, read
 from tests.support.documents import PLAIN, accepts
@@ -306,10 +306,10 @@ def test_a_large_group_is_one_row_and_its_failures() -> None:
     rows: list[tuple[str, dict[str, Any]]] = [(name, {"class": "success"}) for name in names]
     rows += [("b", {"class": "waiting"}), ("c.0", {"class": "success"})]
     rows[7] = ("a.7", {"class": "user", "exit_code": 3})
-    shown = folded(rows)
+    shown = fold_members(rows)
     assert [name for name, _ in shown] == ["a (21)", "a.7", "b", "c.0"]
     assert shown[0][1] == {"class": "user", "counts": "20 success, 1 user"}
-    assert folded(rows[1:21]) == rows[1:21]
+    assert fold_members(rows[1:21]) == rows[1:21]
 
 
 @pytest.mark.parametrize(
@@ -322,12 +322,12 @@ def test_a_large_group_is_one_row_and_its_failures() -> None:
     ],
 )
 def test_many_states_as_one(states: list[str], one: str, text: str) -> None:
-    assert together(states) == (one, text)
+    assert summary_of_states(states) == (one, text)
 
 
 def test_a_large_group_is_one_row_while_it_runs(tmp_path: Path) -> None:
     names = [*(f"a.{index}" for index in range(40)), "b"]
-    live = reporters.Live({"steps": dict.fromkeys(names)}, open_store(str(tmp_path)), "resume")
+    live = Live({"steps": dict.fromkeys(names)}, open_store(str(tmp_path)), "resume")
     try:
         live.report("step_started", step="a.3", attempt=1)
         live.report("step_finished", record={"step": "a.4", "class": "success", "exit_code": 0, "seconds": 1.0})

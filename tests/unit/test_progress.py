@@ -17,10 +17,11 @@ import pytest
 
 from backends.store import claims, open_store
 from backends.store.base import Store
-from entrypoint.cli import reporters
-from entrypoint.cli.report import ROWS, finish
+from backends.text import bytes_in_words, seconds_in_words
+from entrypoint.cli.report import ROWS, final_report
 from entrypoint.cli.reporters import STDERR, STDOUT, Json, Lines, Splitter
-from entrypoint.cli.text import duration, size, write_fd
+from entrypoint.cli.reporters.splitter import LINE
+from entrypoint.cli.terminal import write_fd
 
 
 class Written:
@@ -76,10 +77,10 @@ def summary(*last: dict[str, Any], kind: str = "success", **more: Any) -> dict[s
 
 def test_spans_and_sizes() -> None:
     spans = (0, 0.004, 0.42, 9.994, 9.996, 59.94, 59.96, 125, 3600, 7325)
-    assert [duration(span) for span in spans] == [
+    assert [seconds_in_words(span) for span in spans] == [
         *("0 ms", "4 ms", "0.42 s", "9.99 s", "10.0 s", "59.9 s", "1m00s", "2m05s", "1h00m", "2h02m")
     ]
-    assert [size(number) for number in (0, 999, 1000, 13_200, 999_960, 5 * 10**9, 3 * 10**12)] == [
+    assert [bytes_in_words(number) for number in (0, 999, 1000, 13_200, 999_960, 5 * 10**9, 3 * 10**12)] == [
         *("0 B", "999 B", "1.0 kB", "13.2 kB", "1.0 MB", "5.0 GB", "3.0 TB")
     ]
 
@@ -91,7 +92,7 @@ def test_output_is_cut_into_lines() -> None:
     assert splitter.feed("a", STDOUT, b"o\n\nthree") == [b"two", b""]
     assert splitter.rest("a", STDOUT) == [b"three"]
     assert splitter.rest("a", STDOUT) == []
-    assert splitter.feed("a", STDOUT, b"x" * reporters.LINE) == [b"x" * reporters.LINE]
+    assert splitter.feed("a", STDOUT, b"x" * LINE) == [b"x" * LINE]
     bar = b"\r 10%\r 55%\r100%\r"
     assert splitter.render("a", [bar, b"plain"]) == b"a     | 100%\na     | plain\n"
 
@@ -158,7 +159,7 @@ def test_report_of_a_success_names_what_was_made(store: Store) -> None:
         "files": 1,
     }
     good = record("train", outputs={"model": artifact}, values={"accuracy": 0.97, "long": "x" * 500})
-    lines = finish(summary(good, resumed=["train"]), config("train"), store, "")
+    lines = final_report(summary(good, resumed=["train"]), config("train"), store, "")
     text = "\n".join(lines)
     assert re.search(r"train\.model +13\.2 kB +" + re.escape(store.url_of(artifact["key"])), text)
     assert re.search(r"train\.accuracy +0\.97", text)
@@ -174,7 +175,7 @@ def test_report_of_a_failure_says_all_that_helps(store: Store) -> None:
     store.put(f"{attempt.prefix}/log/000001.txt", log.encode())
     bad = record("train", "user", message="exited with status 3")
     attempt.finish(bad)
-    text = "\n".join(finish(summary(bad, kind="user"), config("train", "last"), store, "the resume command"))
+    text = "\n".join(final_report(summary(bad, kind="user"), config("train", "last"), store, "the resume command"))
     assert "step 'train' failed: user (exit 3)" in text
     assert "exited with status 3" in text
     assert "line 4988" in text
@@ -186,15 +187,15 @@ def test_report_of_a_failure_says_all_that_helps(store: Store) -> None:
 
 def test_report_of_a_run_that_no_step_failed(store: Store) -> None:
     stopped = summary(kind="terminated", message="the run was stopped")
-    assert "the run was stopped" in finish(stopped, config("train"), store, "")
+    assert "the run was stopped" in final_report(stopped, config("train"), store, "")
 
 
 def test_report_of_a_large_pipeline_stays_short(store: Store) -> None:
     names = [f"s{number}" for number in range(5000)]
     good = [record(name) for name in names]
-    assert len(finish(summary(*good), config(*names), store, "")) < 10
+    assert len(final_report(summary(*good), config(*names), store, "")) < 10
     bad = [record(name, "user") for name in names]
-    lines = finish(summary(*bad, kind="user"), config(*names), store, "")
+    lines = final_report(summary(*bad, kind="user"), config(*names), store, "")
     assert len(lines) < ROWS + 40
     assert "… and 4900 more steps" in lines
     assert "… and 4995 more failed steps" in lines
@@ -229,7 +230,7 @@ def test_terminal(tmp_path: Path, environ: dict[str, str], live: bool, colour: b
         """
         store = open_store(sys.argv[1])
         config = {"name": "demo", "steps": {"clean": {}, "train": {}}}
-        reporter = progress.choose("text", config, store, "the resume command")
+        reporter = reporter_for("text", config, store, "the resume command")
         reporter.report("run_started", run="r1", steps=["clean", "train"], resumed=["clean"])
         reporter.report("step_started", step="train", attempt=1)
         reporter.output("train", 1, b"to stdout\\n")
@@ -253,7 +254,7 @@ def test_terminal(tmp_path: Path, environ: dict[str, str], live: bool, colour: b
 
 def on_terminal(code: str, tmp_path: Path, environ: dict[str, str]) -> str:
     """Run a few lines with both streams on a terminal, and return what it showed."""
-    head = "import sys, time\nfrom backends.store import open_store\nfrom entrypoint.cli import reporters as progress\n"
+    head = "import sys, time\nfrom backends.store import open_store\nfrom entrypoint.cli.reporters import reporter_for\n"
     head += f"RECORD = {record('x')!r}\nSUMMARY = {summary()!r}\n"
     ours, theirs = pty.openpty()
     child = subprocess.Popen(

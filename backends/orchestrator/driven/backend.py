@@ -11,14 +11,16 @@ import sys
 import time
 from abc import abstractmethod
 
-from backends import outcome, wire
-from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, SUCCEEDED, UNKNOWN, OrchestratorBaseBackend
-from backends.errors import DuplicateError, InfraError, UsageError
+from backends import wire
+from backends.base import RUNNING, OrchestratorBaseBackend
+from backends.errors import DuplicateError, InfraError, UsageError, ZenRunnerError
+from backends.orchestrator.driven.life import WHO, DriverLife
 from backends.orchestrator.driven.spawn import cpus, log_path, sigterm, spawn
 from backends.process import is_alive, process_start, utc, whoami
 from backends.store import keys, open_store, records
 from backends.store.logs import log_chunks
 from backends.store.records import read_handle
+from backends.view import RunView, config_of, unknown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,10 +29,6 @@ if TYPE_CHECKING:
 
     from backends.execution import Execution, Launcher
     from backends.store.base import Store
-
-
-_WHO = ("host", "boot", "pid_ns", "pid", "pid_start")
-_STATES = {outcome.SUCCESS: SUCCEEDED, outcome.TERMINATED: CANCELLED}
 
 
 class ClientDrivenBackend(OrchestratorBaseBackend):
@@ -85,11 +83,16 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
             raise
         return handle
 
+    def view(self, handle: Mapping[str, Any]) -> RunView:
+        store = open_store(handle["store"])
+        life = DriverLife(store, handle["run"], handle)
+        return RunView(store, handle["run"], config_of(store, handle), life)
+
     def status(self, handle: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            return self._status(handle)
-        except InfraError as error:
-            return _answer(handle, UNKNOWN, {"message": str(error)}, {})
+            return self.view(handle).look().answer()
+        except ZenRunnerError as error:
+            return unknown(handle, str(error))
 
     def logs(self, handle: Mapping[str, Any], step: str | None = None, follow: bool = False) -> Iterator[bytes]:
         store = open_store(handle["store"])
@@ -117,7 +120,7 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
                 elsewhere = driver["host"]
                 continue
             # A driver that has not taken over its signals yet can't write that it was cancelled, and a dead one neither.
-            who = {name: driver[name] for name in _WHO}
+            who = {name: driver[name] for name in WHO}
             store.put(keys.cancel(handle["run"]), wire.dumps({"at": utc(), **who}).encode())
             if lives:
                 told = True
@@ -131,31 +134,6 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
             raise InfraError(f"the driver of run {handle['run']!r} is on {elsewhere}: cancel it there")
         if not told:  # a driver that lives cleans up after itself
             self.cleanup(handle)
-
-    def _status(self, handle: Mapping[str, Any]) -> dict[str, Any]:
-        store = open_store(handle["store"])
-        run = records.read_run(store, handle["run"])
-        driver = handle
-        lives = is_alive(handle)
-        if run is None or (lives and run["pid"] != handle["pid"]):
-            run = {}
-        elif run["state"] == RUNNING:
-            driver = run
-            lives = is_alive(run)
-        else:
-            return _answer(handle, _state(run["state"]), run, _steps(store, handle, ended=True))
-        steps = _steps(store, handle, ended=lives is False)
-        if lives:
-            return _answer(handle, RUNNING if run else PENDING, {}, steps)
-        if lives is None:
-            message = f"the driver is on {driver['host']}, where alone can be seen whether it lives"
-            return _answer(handle, UNKNOWN, {"message": message}, steps)
-        asked = records.read_json(store, keys.cancel(handle["run"])) or {}
-        if all(asked.get(name) == driver[name] for name in _WHO):
-            name, message = outcome.TERMINATED, "the run was cancelled"
-        else:
-            name, message = outcome.INFRA, f"the driver died; a run with the same run id resumes. Its log: {handle['log']}"
-        return _answer(handle, _state(name), {"class": name, "exit_code": outcome.code_of(name), "message": message}, steps)
 
 
 def end_orphans(handle: Mapping[str, Any]) -> None:
@@ -191,40 +169,6 @@ def _drivers(store: Store, handle: Mapping[str, Any]) -> list[Mapping[str, Any]]
 def _is_over(store: Store, handle: Mapping[str, Any]) -> bool:
     """Tell whether nobody works on the run; a driver that can't be seen counts as working until its run ended."""
     return all(is_alive(driver) is False for driver in _drivers(store, handle))
-
-
-def _state(name: str) -> str:
-    return _STATES.get(name, FAILED)
-
-
-def _steps(store: Store, handle: Mapping[str, Any], ended: bool) -> dict[str, str]:
-    """Return each step's state by name, from the records alone."""
-    config = records.get_config(store, handle["config"])
-    found = records.results(store, handle["run"])
-    begun = set(store.names(keys.run(handle["run"])))
-    states = {}
-    for step in config["steps"] if config is not None else sorted({*found, *filter(keys.is_step, begun)}):
-        record = found.get(step)
-        if step not in begun:
-            state = SKIPPED if ended else PENDING
-        elif record is not None and (
-            ended or record["class"] == outcome.SUCCESS or records.attempts(store, handle["run"], step)[-1] == record["attempt"]
-        ):
-            state = _state(record["class"])
-        else:
-            state = UNKNOWN if ended else RUNNING
-        states[step] = state
-    return states
-
-
-def _answer(handle: Mapping[str, Any], state: str, run: Mapping[str, Any], steps: Mapping[str, str]) -> dict[str, Any]:
-    ending = {"class": None, "exit_code": None, "message": ""}
-    return {
-        "run": handle["run"],
-        "state": state,
-        **{key: run.get(key, default) for key, default in ending.items()},
-        "steps": dict(steps),
-    }
 
 
 def _tail(handle: Mapping[str, Any], follow: bool, over: Callable[[], bool]) -> Iterator[bytes]:

@@ -277,22 +277,20 @@ class RemoteBackend(OrchestratorBaseBackend):
             self.blind_timeout,
             self.cancel_timeout,
         )
-        view, life = self.view(handle)
+        view, life = self._look_at(handle)
         return Follower(view, life, resumed, patience, lambda: self.cancel(life.handle), report, stop_requested)
 
-    def view(self, handle: Mapping[str, Any]) -> tuple[RunView, PlatformLife]:
-        """Return what looks at a run, and what it asks.
+    def view(self, handle: Mapping[str, Any]) -> RunView:
+        return self._look_at(handle)[0]
 
-        Raises:
-            InfraError: the store could not be read, or does not have the run's config.
-        """
+    def _look_at(self, handle: Mapping[str, Any]) -> tuple[RunView, PlatformLife]:
         store = open_store(handle["store"])
         life = PlatformLife(self, self.platform(store), store, handle)
         return RunView(store, handle["run"], config_of(store, handle), life), life
 
     def status(self, handle: Mapping[str, Any]) -> dict[str, Any]:
         try:
-            return self.view(handle)[0].look().answer()
+            return self.view(handle).look().answer()
         except ZenRunnerError as error:
             return unknown(handle, str(error))
 
@@ -307,7 +305,7 @@ class RemoteBackend(OrchestratorBaseBackend):
         Raises:
             UsageError: there is no such step.
         """
-        view, _ = self.view(handle)
+        view = self.view(handle)
         steps = list(view.config["steps"])
         if step is None:
             raise UsageError(f"run {handle['run']!r} has no driver; name one of its steps: {', '.join(steps)}")
@@ -316,7 +314,7 @@ class RemoteBackend(OrchestratorBaseBackend):
         return view.log(step, follow)
 
     def cancel(self, handle: Mapping[str, Any]) -> None:
-        view, life = self.view(handle)
+        view, life = self._look_at(handle)
         if view.look().state() in ENDED:
             return
         view.store.put(keys.cancel(handle["run"]), wire.dumps({"version": 1, "at": utc()}).encode())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from backends.base import PENDING
 from backends.orchestrator.remote.submission import SUBMITTED, SUBMITTING, holder_of, is_at_work
 from backends.platform import JobStatus
+from backends.store import records
 from backends.store.records import read_handle
 from backends.view import Life
 
@@ -64,6 +65,10 @@ class PlatformLife(Life):
         if self.handle["phase"] == SUBMITTING and not self.problem:
             return {**dict.fromkeys(steps, JobStatus(PENDING)), **said}
         return said
+
+    def read_ending(self) -> Mapping[str, Any] | None:
+        run = records.read_run(self._store, self.handle["run"]) or {} if self.is_driver else {}
+        return run if "class" in run else None
 
     def log(self, step: str) -> Iterator[bytes]:
         return self._backend.platform_log(self.platform, self.handle["state"], step)

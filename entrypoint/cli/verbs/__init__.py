@@ -6,32 +6,45 @@ the exit status.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple, cast
 
-from entrypoint.cli.parser import PROGRAM, Verb
+from entrypoint.cli.parser import PROGRAM
 
 if TYPE_CHECKING:
     import argparse
+    from typing import Protocol
 
-    from entrypoint.cli.parser import Environ, Parser
+    from entrypoint.cli.config import Environ
+    from entrypoint.cli.parser import Parser
+
+    class VerbModule(Protocol):
+        """What a verb's module has."""
+
+        def arguments(self, parser: Parser) -> None:
+            """Add the verb's arguments to a parser."""
+
+        def main(self, args: argparse.Namespace, environ: Environ) -> int:
+            """Do it, and return the exit status."""
+            ...
 
 
-class VerbModule(Protocol):
-    """What a verb's module has."""
+class Verb(NamedTuple):
+    """One verb of the command line.
 
-    def arguments(self, parser: Parser) -> None:
-        """Add the verb's arguments to a parser."""
+    Args:
+        purpose: one line for the list of verbs.
+        examples: pairs of a command and what it does.
+        notes: more to know, shown below the arguments.
+    """
 
-    def main(self, args: argparse.Namespace, environ: Environ) -> int:
-        """Do it, and return the exit status."""
-        ...
+    purpose: str
+    examples: tuple[tuple[str, str], ...]
+    notes: str = ""
 
 
 def module_of(name: str) -> VerbModule:
     """Import and return a verb's module."""
-    from importlib import import_module
-    from typing import cast
-
     return cast("VerbModule", import_module(f"{__name__}.{name}"))
 
 
@@ -50,7 +63,7 @@ VERBS: dict[str, Verb] = {
         "says; `submit` is what uses `backend:`. Where stderr is no terminal, its last line is the run's record as JSON.",
     ),
     "validate": Verb(
-        "check a config, and tell all that is wrong with it",
+        "check a config, and list all that is wrong with it",
         ((_FROM.format("validate"), "exit status 0, or 78 with every problem"),),
     ),
     "resolve": Verb(
@@ -97,12 +110,12 @@ VERBS: dict[str, Verb] = {
         ),
     ),
     "status": Verb(
-        "tell how a run and its steps are doing",
+        "show how a run and its steps are doing",
         (
             (_FROM.format("status"), "the newest run"),
             (f"{PROGRAM} status --store ./runs RUN --output json", "this run, for a program"),
         ),
-        "States: waiting, running, success, skipped, unknown (nothing is heard of it), or the class of a failure.",
+        "States: waiting, running, success, skipped, unknown (no sign of life), or the class of a failure.",
     ),
     "logs": Verb(
         "print what a run's steps printed",

@@ -6,21 +6,23 @@ import argparse
 from typing import TYPE_CHECKING
 
 from backends import errors
-from entrypoint.cli.backends import backend_of, find_run
-from entrypoint.cli.common import print_text
-from entrypoint.cli.parser import add_run
+from backends.store import records
+from entrypoint.cli.parser import add_required_run
+from entrypoint.cli.printing import print_text
+from entrypoint.cli.runs import backend_of, find_run
 
 if TYPE_CHECKING:
-    from entrypoint.cli.parser import Environ, Parser
+    from entrypoint.cli.config import Environ
+    from entrypoint.cli.parser import Parser
 
 
 def arguments(parser: Parser) -> None:
-    add_run(parser, required=True)
+    """Add the verb's arguments to a parser."""
+    add_required_run(parser)
 
 
 def main(args: argparse.Namespace, environ: Environ) -> int:
-    from backends.store import records
-
+    """Ask the run's backend to end it, unless it has ended already."""
     store, run = find_run(args, environ)
     record = records.read_run(store, run) or {}
     submitted = backend_of(store, run)

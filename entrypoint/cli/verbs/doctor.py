@@ -1,4 +1,4 @@
-"""`doctor`: see whether this place can run a config."""
+"""`doctor`: check what this machine or container can do."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ import argparse
 from typing import TYPE_CHECKING
 
 from backends import errors, outcome
-from entrypoint.cli.common import load_config, print_json, print_text
+from entrypoint.cli import doctor
+from entrypoint.cli.config import load_config
 from entrypoint.cli.parser import JSON, add_config, add_output
+from entrypoint.cli.printing import print_json, print_text
+from entrypoint.cli.terminal import RETRY, SKIPPED, paint, wants_colour
 
 if TYPE_CHECKING:
-    from entrypoint.cli.parser import Environ, Parser
+    from entrypoint.cli.config import Environ
+    from entrypoint.cli.parser import Parser
 
 
 def arguments(parser: Parser) -> None:
-    add_config(parser, overrides=False)
+    """Add the verb's arguments to a parser."""
+    add_config(parser)
     parser.add_argument("--store", metavar="URL", help="check this store (default: the config's)")
-    add_output(parser, "one line a check", "an object with `checks`")
+    add_output(parser, "one line per check", "an object with `checks`")
 
 
 def main(args: argparse.Namespace, environ: Environ) -> int:
-    from entrypoint.cli import doctor
-    from entrypoint.cli.text import RETRY, SKIPPED, paint, wants_colour
-
+    """Print what each check found; the exit status is that of a placement failure if one failed."""
     config, problem = None, None
     try:
         config, _ = load_config(args, environ)

@@ -5,24 +5,27 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from entrypoint.cli.common import load_config, print_text
-from entrypoint.cli.parser import add_config
+from backends import wire
+from backends.config import transport
+from entrypoint.cli.config import load_config
+from entrypoint.cli.parser import add_config_and_set
+from entrypoint.cli.printing import print_text
 
 if TYPE_CHECKING:
-    from entrypoint.cli.parser import Environ, Parser
+    from entrypoint.cli.config import Environ
+    from entrypoint.cli.parser import Parser
 
 
 def arguments(parser: Parser) -> None:
-    add_config(parser)
+    """Add the verb's arguments to a parser."""
+    add_config_and_set(parser)
     parser.add_argument(
         "--limit", metavar="BYTES", type=int, help="the most bytes that the platform takes (default: Linux's, 131053)"
     )
 
 
 def main(args: argparse.Namespace, environ: Environ) -> int:
-    from backends import wire
-    from backends.config import transport
-
+    """Print the config as a value that fits the limit."""
     config, _ = load_config(args, environ)
     limit = transport.ENV_LIMIT if args.limit is None else args.limit
     value, _ = transport.encode(wire.dumps(config).encode(), limit)

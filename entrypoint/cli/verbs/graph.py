@@ -6,33 +6,36 @@ import argparse
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from entrypoint.cli.common import load_config, print_text
-from entrypoint.cli.parser import TEXT, add_config
+from backends import graph
+from entrypoint.cli.config import load_config
+from entrypoint.cli.parser import TEXT, add_config_and_set
+from entrypoint.cli.printing import print_text
 
 if TYPE_CHECKING:
-    from entrypoint.cli.parser import Config, Environ, Parser
+    from entrypoint.cli.config import Config, Environ
+    from entrypoint.cli.parser import Parser
 
 
 def arguments(parser: Parser) -> None:
-    add_config(parser)
+    """Add the verb's arguments to a parser."""
+    add_config_and_set(parser)
     parser.add_argument("--format", choices=(TEXT, "mermaid"), default=TEXT, help="a tree, or Mermaid's flowchart")
 
 
 def main(args: argparse.Namespace, environ: Environ) -> int:
+    """Print the drawing."""
     config, _ = load_config(args, environ)
-    lines = _mermaid(config) if args.format == "mermaid" else tree(config)
+    lines = mermaid(config) if args.format == "mermaid" else tree(config)
     print_text("\n".join(lines))
     return 0
 
 
 def _drawn(config: Config) -> dict[str, dict[str, Any]]:
     """Return the steps for a drawing, a foreach step as one: their titles, and the outputs that they take from each parent."""
-    from backends import graph
-
     steps = config["steps"]
     groups = graph.groups(steps)
     group = {member: name for name, members in groups.items() for member in members}
-    done = {}
+    drawn = {}
     for name in graph.named(steps):
         step = steps[groups[name][0] if name in groups else name]
         parents: dict[str, list[str]] = {group.get(parent, parent): [] for parent in step["parents"]}
@@ -40,11 +43,11 @@ def _drawn(config: Config) -> dict[str, dict[str, Any]]:
             for part in source.get("gather", (source,))[:1]:
                 if "step" in part:
                     parents[group.get(part["step"], part["step"])].append(part["output"])
-        done[name] = {"title": f"{name} × {len(groups[name])}" if name in groups else name, "parents": parents}
-    return done
+        drawn[name] = {"title": f"{name} × {len(groups[name])}" if name in groups else name, "parents": parents}
+    return drawn
 
 
-def _mermaid(config: Config) -> Iterator[str]:
+def mermaid(config: Config) -> Iterator[str]:
     """Yield the pipeline as a Mermaid flowchart. Source: https://mermaid.js.org/syntax/flowchart.html."""
     yield "flowchart TD"
     steps = _drawn(config)
@@ -59,8 +62,6 @@ def _mermaid(config: Config) -> Iterator[str]:
 
 def tree(config: Config) -> Iterator[str]:
     """Yield the pipeline as a tree; a step with several parents hangs under the last of them and names the others."""
-    from backends import graph
-
     steps = _drawn(config)
     order = {name: number for number, name in enumerate(graph.order({name: list(steps[name]["parents"]) for name in steps}))}
     under: dict[str | None, list[str]] = {}

@@ -1,28 +1,36 @@
-"""`logs`: what steps printed."""
+"""`logs`: print what steps printed."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from backends import errors, outcome
+from backends import errors, graph
 from backends.process import is_alive
-from entrypoint.cli.backends import backend_of, find_run
-from entrypoint.cli.common import steps_in_order
+from backends.store import keys, records
+from backends.store.logs import follow_step, log_chunks
+from backends.text import did_you_mean
+from backends.view import ENDED, Slowly
+from entrypoint.cli.config import steps_in_order
 from entrypoint.cli.parser import add_run
+from entrypoint.cli.reporters import STDOUT, Splitter
+from entrypoint.cli.runs import backend_of, find_run
 
 if TYPE_CHECKING:
-    from backends.base import OrchestratorBaseBackend
     from backends.store.base import Store
-    from entrypoint.cli.parser import Environ, Parser
+    from entrypoint.cli.config import Environ
+    from entrypoint.cli.parser import Parser
 
 
 _ASK_EVERY = 5.0  # seconds between two questions to a platform whether a run has ended
 
 
 def arguments(parser: Parser) -> None:
+    """Add the verb's arguments to a parser."""
     add_run(parser)
     parser.add_argument("--step", metavar="NAME", help="this step's output only, as the step wrote it")
     parser.add_argument("--attempt", metavar="N", type=int, help="this attempt of the step (default: the last)")
@@ -31,9 +39,7 @@ def arguments(parser: Parser) -> None:
 
 
 def main(args: argparse.Namespace, environ: Environ) -> int:
-    from backends.store import records
-    from backends.store.logs import log_chunks
-
+    """Print the log of one step or of all, or what the run's driver printed."""
     store, run = find_run(args, environ)
     if args.attempt is not None and not args.step:
         raise errors.UsageError("--attempt needs --step")
@@ -45,14 +51,15 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
     submitted = backend_of(store, run)
     remote = submitted is not None and "pid" not in (records.read_run(store, run) or {})
     if submitted is not None and remote:
-        ended = _Ended(*submitted)
+        view = submitted[0].view(submitted[1])
+        ended = Slowly(lambda: view.look().state() in ENDED, _ASK_EVERY)
     if args.driver:
         if submitted is None:
             raise errors.UsageError(f"run {run} was not submitted: its driver printed where it was started")
         backend, handle = submitted
         chunks = backend.logs(handle, None, args.follow)
     elif args.step:
-        members = _known_step(store, run, args.step)
+        members = _members_of(store, run, args.step)
         if members != [args.step]:
             if args.attempt is not None:
                 raise errors.UsageError(f"--attempt is of one step, and {args.step!r} has items; name one, such as {members[0]}")
@@ -60,7 +67,7 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
         if submitted is not None and remote and args.attempt is None:
             chunks = submitted[0].logs(submitted[1], args.step, args.follow)
         elif args.attempt is None:
-            chunks = _step_log(store, run, args.step, args.follow, ended)
+            chunks = follow_step(store, run, args.step, args.follow, ended)
         else:
             chunks = log_chunks(store, run, args.step, args.attempt, follow=args.follow, stop=ended)
     else:
@@ -71,76 +78,22 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
     return 0
 
 
-class _Ended:
-    """Tells whether a run has ended, by asking its backend now and then.
-
-    Args:
-        backend: the backend.
-        handle: the run's handle.
-    """
-
-    def __init__(self, backend: OrchestratorBaseBackend, handle: Mapping[str, Any]) -> None:
-        self._backend = backend
-        self._handle = handle
-        self._next = 0.0
-        self._answer = False
-
-    def __call__(self) -> bool:
-        import time
-
-        if not self._answer and time.monotonic() >= self._next:
-            self._answer = self._backend.status(self._handle)["state"] in ("succeeded", "failed", "cancelled")
-            self._next = time.monotonic() + _ASK_EVERY
-        return self._answer
-
-
-def _known_step(store: Store, run: str, step: str) -> list[str]:
+def _members_of(store: Store, run: str, step: str) -> list[str]:
     """Return the step of this name, or the members of the foreach step."""
-    from backends import graph
-    from backends.store import keys, records
-    from backends.text import did_you_mean
-
     record = records.read_run(store, run) or {}
     config = records.get_config(store, record["config"]) if record.get("config") else None
     if config:
-        known, members = graph.named(config["steps"]), graph.members(config["steps"], step)
+        names, members = graph.named(config["steps"]), graph.members(config["steps"], step)
     else:
-        known = list(filter(keys.is_step, store.names(keys.run(run))))
-        members = [name for name in known if step in (name, name.rpartition(".")[0])]
+        names = list(filter(keys.is_step, store.names(keys.run(run))))
+        members = [name for name in names if step in (name, name.rpartition(".")[0])]
     if not members:
-        raise errors.UsageError(f"run {run} has no step {step!r}{did_you_mean(step, known)}")
+        raise errors.UsageError(f"run {run} has no step {step!r}{did_you_mean(step, names)}")
     return members
-
-
-def _step_log(store: Store, run: str, step: str, follow: bool, ended: Callable[[], bool]) -> Iterator[bytes]:
-    """Yield the log of a step's last attempt; when following, also of those that come after it, to the step's success."""
-    import time
-
-    from backends.store import records
-    from backends.store.logs import log_chunks
-
-    number = 0
-    while True:
-        over = not follow or ended()
-        known = [attempt for attempt in records.attempts(store, run, step) if attempt > number]
-        if not number:
-            known = known[-1:]
-        for number in known:
-            yield from log_chunks(store, run, step, number, follow=follow, stop=ended)
-        last = records.result(store, run, step, number) if number else None
-        if over or (last is not None and last["class"] == outcome.SUCCESS):
-            return
-        time.sleep(0.5)
 
 
 def _all_logs(store: Store, run: str, follow: bool, ended: Callable[[], bool], only: Sequence[str] | None = None) -> int:
     """Write every step's log to stdout, each line behind its step's name; when following, side by side as they come."""
-    import threading
-    import time
-
-    from backends.store import keys, records
-    from entrypoint.cli.reporters import STDOUT, Splitter
-
     record = records.read_run(store, run) or {}
     config = records.get_config(store, record["config"]) if record.get("config") else None
     order = {name: number for number, name in enumerate(steps_in_order(config) if config else ())}
@@ -154,7 +107,7 @@ def _all_logs(store: Store, run: str, follow: bool, ended: Callable[[], bool], o
 
     def copy(step: str) -> None:
         try:
-            for chunk in _step_log(store, run, step, follow, lambda: bool(broken) or ended()):
+            for chunk in follow_step(store, run, step, follow, lambda: bool(broken) or ended()):
                 with lock:
                     write(step, splitter.feed(step, STDOUT, chunk))
             with lock:

@@ -1,34 +1,30 @@
-"""`run`: a pipeline, or one step of it, here."""
+"""`run`: run a pipeline, or one step of it, from here."""
 
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from backends import errors, outcome
-from entrypoint.cli.backends import orchestrator, runs
-from entrypoint.cli.common import (
-    listen_for_stop,
-    load_config,
-    print_json,
-    print_text,
-    quote,
-    repeat,
-    steps_called,
-    steps_in_order,
-    tell,
-)
-from entrypoint.cli.parser import JSON, PROGRAM, add_backend, add_config, add_output
+from backends.store import keys, open_store, records
+from entrypoint.cli.backends import backend_for_run
+from entrypoint.cli.config import load_config, steps_called, steps_in_order
+from entrypoint.cli.last_words import leave_last_words, refuse
+from entrypoint.cli.parser import JSON, add_backend, add_config_and_set, add_output
+from entrypoint.cli.plan import make_plan, plan_table
+from entrypoint.cli.printing import print_json, print_text
+from entrypoint.cli.runs import resume_command, runs_of
+from entrypoint.runtime.identity import identity
 
 if TYPE_CHECKING:
     from backends.store.base import Store
-    from entrypoint.cli.parser import Config, Environ, Parser
+    from entrypoint.cli.config import Config, Environ
+    from entrypoint.cli.parser import Parser
 
 
 def arguments(parser: Parser) -> None:
-    add_config(parser)
+    """Add the verb's arguments to a parser."""
+    add_config_and_set(parser)
     add_backend(parser, "local")
     parser.add_argument("--step", metavar="NAME", help="run one attempt of this step alone (default: $ZEN_RUNNER_STEP)")
     parser.add_argument(
@@ -39,11 +35,14 @@ def arguments(parser: Parser) -> None:
     parser.add_argument("--keep-going", action="store_true", help="after a failure, run what does not depend on it")
     parser.add_argument("--dry-run", action="store_true", help="print what would run, and run nothing")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress, and no summary of a success")
-    add_output(parser, "live on a terminal, else lines", "one JSON event a line on stdout, step output on stderr")
+    add_output(parser, "live on a terminal, else lines", "one JSON event per line on stdout, step output on stderr")
 
 
 def main(args: argparse.Namespace, environ: Environ) -> int:
-    """Run the pipeline, or one step of it; the last line on stderr is the run's record unless people read it there."""
+    """Run the pipeline, or one step of it.
+
+    The last line on stderr is the run's record, unless stderr is a terminal.
+    """
     name = args.step or environ.get("ZEN_RUNNER_STEP")
     try:
         if args.max_parallel is not None and args.max_parallel < 1:
@@ -57,51 +56,28 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
             for flag in ("resume", "keep_going", "max_parallel"):
                 if getattr(args, flag):
                     raise errors.UsageError(f"--{flag.replace('_', '-')} is for whole pipelines, not for one step")
-            from entrypoint.runtime.one_step import run_step
+            from entrypoint.runtime.one_step import run_step  # 20 ms, which a run elsewhere and a dry run do without
 
             steps_called(config, name)
             return run_step(config, sha, name, args.run_id, environ)
         record = _run_pipeline(args, config, sha, environ)
     except errors.ZenRunnerError as error:
         return refuse(error, name, args.run_id)
-    _last_words(record)
+    leave_last_words(record)
     return int(record["exit_code"])
 
 
-def refuse(error: errors.ZenRunnerError, step: str | None, run: str | None = None) -> int:
-    """Say why a run or a step can't begin, leave the last words, and return the exit status.
-
-    Args:
-        error: the reason.
-        step: the step that was asked for; None for the whole pipeline.
-        run: the run's id, if known.
-    """
-    tell(error, os.environ)
-    kind, code = error.outcome_class, error.exit_code
-    _last_words({"run": run, "step": step, "class": kind, "exit_code": code, "message": str(error)})
-    return code
-
-
-def _last_words(record: Mapping[str, Any]) -> None:
-    """Leave the record in the termination log, and on stderr as its last line unless a person reads there."""
-    from entrypoint.cli.text import write_fd
-    from entrypoint.runtime.last_words import last_words
-
-    line = last_words({"version": 1, "step": None, "attempt": None, **record})
-    if not os.isatty(2):
-        write_fd(2, line.encode())
-
-
 def _run_pipeline(args: argparse.Namespace, config: Config, sha: str, environ: Environ) -> dict[str, Any]:
+    # A single step and a dry run do without these.
     from backends.execution import Execution
-    from backends.store import open_store
-    from entrypoint.cli import reporters
+    from entrypoint.cli.reporters import reporter_for
+    from entrypoint.cli.signals import listen_for_stop
     from entrypoint.runtime.launcher import LocalLauncher
 
-    backend = orchestrator(args, config)
+    backend = backend_for_run(args, config)
     store = open_store(config["store"])
     run = _run_id(args, config, store, environ)
-    reporter = reporters.choose(args.output, config, store, _resume_command(args, run), quiet=args.quiet)
+    reporter = reporter_for(args.output, config, store, resume_command("run", args, run), quiet=args.quiet)
     try:
         if backend.runs_here():
             launcher = LocalLauncher(config, sha, run, store, reporter.output, environ)
@@ -124,63 +100,25 @@ def _run_pipeline(args: argparse.Namespace, config: Config, sha: str, environ: E
 
 
 def _run_id(args: argparse.Namespace, config: Config, store: Store, environ: Environ) -> str:
-    from backends.store.keys import check_run_id, new_run_id
-    from entrypoint.runtime.identity import identity
-
     if args.resume:
-        found = [run for run in runs(store, config["name"]) if run.get("class") != outcome.SUCCESS]
-        if not found:
+        unfinished = [run for run in runs_of(store, config["name"]) if run.get("class") != outcome.SUCCESS]
+        if not unfinished:
             raise errors.UsageError(f"no unfinished run of {config['name']!r} in {store.url}; leave --resume away")
-        return str(found[-1]["run"])
-    return check_run_id(args.run_id or identity(environ)[0] or new_run_id(config["name"]))
-
-
-def _resume_command(args: argparse.Namespace, run: str) -> str:
-    return quote([PROGRAM, "run", *repeat(args, run)])
+        return str(unfinished[-1]["run"])
+    return keys.check_run_id(args.run_id or identity(environ)[0] or keys.new_run_id(config["name"]))
 
 
 def _dry_run(args: argparse.Namespace, config: Config, only: str | None, environ: Environ) -> int:
-    from backends.store import open_store, records
-
-    done: set[str] = set()
+    good: set[str] = set()
     run = None
     if args.run_id or args.resume:
         store = open_store(config["store"])
         run = _run_id(args, config, store, environ)
-        done = {name for name, record in records.results(store, run).items() if record["class"] == outcome.SUCCESS}
-    plan = []
-    for name in steps_called(config, only) if only else steps_in_order(config):
-        step = config["steps"][name]
-        action = "skip" if name in done else "cache" if step["cache"] else "run"
-        plan.append({"step": name, "action": action, "after": step["parents"], "what": _what(step)})
+        good = {name for name, record in records.results(store, run).items() if record["class"] == outcome.SUCCESS}
+    plan = make_plan(config, steps_called(config, only) if only else steps_in_order(config), good)
     if args.output == JSON:
         print_json({"name": config["name"], "store": config["store"], "run": run, "plan": plan})
-        return 0
-    from backends import graph
-    from entrypoint.cli.report import large
-    from entrypoint.cli.text import columns
-
-    meaning = {"skip": "skip (has a good result)", "cache": "run (unless in the cache)", "run": "run"}
-    rows = [("", "STEP", "DOES", "AFTER", "WHAT")]
-    groups = large(row["step"] for row in plan)
-    alike: dict[tuple[str, str], int] = {}
-    for row in plan:
-        key = row["step"].rpartition(".")[0], row["action"]
-        alike[key] = alike.get(key, 0) + 1
-    for number, row in enumerate(plan, 1):
-        name, key = row["step"], (row["step"].rpartition(".")[0], row["action"])
-        if key[0] in groups:
-            if not (count := alike.pop(key, 0)):
-                continue  # one line for all members that are treated alike
-            name = f"{key[0]} ({count})"
-        after = graph.named({parent: config["steps"][parent] for parent in row["after"]})
-        rows.append((str(number), name, meaning[row["action"]], ", ".join(after) or "-", row["what"]))
-    print_text("\n".join([f"{config['name']}: {len(plan)} steps, store {config['store']}", "", *columns(rows)]))
+    else:
+        head = f"{config['name']}: {len(plan)} steps, store {config['store']}"
+        print_text("\n".join([head, "", *plan_table(config, plan)]))
     return 0
-
-
-def _what(step: Mapping[str, Any]) -> str:
-    for kind in ("call", "beam", "spark"):
-        if kind in step:
-            return f"{kind} {step[kind]}"
-    return f"run {quote(step['run'])}"

@@ -5,18 +5,19 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from entrypoint.cli.common import print_json
+from backends.config import schema
+from entrypoint.cli.printing import print_json
 
 if TYPE_CHECKING:
-    from entrypoint.cli.parser import Environ, Parser
+    from entrypoint.cli.config import Environ
+    from entrypoint.cli.parser import Parser
 
 
 def arguments(parser: Parser) -> None:
-    """It takes none."""
+    """Add nothing: the verb takes no arguments."""
 
 
 def main(args: argparse.Namespace, environ: Environ) -> int:
-    from backends.config import schema
-
+    """Print the schema."""
     print_json(schema.schema())
     return 0

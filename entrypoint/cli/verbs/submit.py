@@ -1,24 +1,34 @@
-"""`submit`: hand a pipeline to its platform."""
+"""`submit`: start a pipeline on its platform."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from entrypoint.cli.backends import chosen, documents, print_documents, tell_receipt
-from entrypoint.cli.common import listen_for_stop, load_config, print_json, print_text, quote, repeat
-from entrypoint.cli.parser import JSON, PROGRAM, TEXT, YAML, add_backend, add_config
+from backends import wire
+from backends.store import keys, open_store, records
+from entrypoint.cli.backends import backend_for_submit
+from entrypoint.cli.config import load_config
+from entrypoint.cli.documents import print_documents, print_receipt, render_documents
+from entrypoint.cli.parser import JSON, PROGRAM, TEXT, YAML, add_backend, add_config_and_set
+from entrypoint.cli.printing import print_json, print_text
+from entrypoint.cli.reporters import reporter_for
+from entrypoint.cli.runs import resume_command
+from entrypoint.cli.signals import listen_for_stop
 
 if TYPE_CHECKING:
     from backends.base import OrchestratorBaseBackend
     from backends.store.base import Store
-    from entrypoint.cli.parser import Config, Environ, Parser
+    from entrypoint.cli.config import Config, Environ
+    from entrypoint.cli.parser import Parser
 
 
 def arguments(parser: Parser) -> None:
-    add_config(parser)
+    """Add the verb's arguments to a parser."""
+    add_config_and_set(parser)
     add_backend(parser, "the config's `backend:`")
     parser.add_argument(
         "--run-id", metavar="RUN", help="the run's id (default: a new one); a run that was submitted is found or completed"
@@ -38,19 +48,17 @@ def arguments(parser: Parser) -> None:
 
 
 def main(args: argparse.Namespace, environ: Environ) -> int:
-    from backends import wire
-    from backends.store import keys, open_store, records
-
+    """Submit the pipeline, and follow it to its end if asked to; print the run's id, or the backend's handle."""
     config, _ = load_config(args, environ)
-    backend = chosen(args, config)
+    backend = backend_for_submit(args, config)
     if args.dry_run:
-        print_documents(documents(backend, config, args.run_id), args.output)
+        print_documents(render_documents(backend, config, args.run_id), args.output)
         return 0
     run = keys.check_run_id(args.run_id or keys.new_run_id(config["name"]))
     store = open_store(config["store"])
     handle = backend.submit(config, run, store)
-    tell_receipt(handle.get("code"))
-    if records.read_json(store, keys.handle(run)) is None:
+    print_receipt(handle.get("code"))
+    if records.read_handle(store, run) is None:
         handle = {**handle, "run": run, "store": store.url, "backend": backend.to_config()}
         store.put(keys.handle(run), wire.dumps(handle).encode())
     if args.wait:
@@ -61,7 +69,7 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
     print_text(run)
     where = ["--config", args.config] if args.config else ["--store", store.url]
     for verb in (["status"], ["logs", "-f"], ["cancel"]):
-        sys.stderr.write(f"  {quote([PROGRAM, *verb, *where, run])}\n")
+        sys.stderr.write(f"  {shlex.join([PROGRAM, *verb, *where, run])}\n")
     return 0
 
 
@@ -74,14 +82,11 @@ def _wait(
     environ: Environ,
 ) -> int:
     """Follow a submitted run to its end and return its exit status; a stop signal cancels it."""
-    from entrypoint.cli import reporters
-
     stop_requested = listen_for_stop()
     if args.output == TEXT:
         print_text(handle["run"])
-    reporter = reporters.choose(
-        JSON if args.output == JSON else TEXT, config, store, quote([PROGRAM, "submit", *repeat(args, handle["run"])])
-    )
+    output = JSON if args.output == JSON else TEXT
+    reporter = reporter_for(output, config, store, resume_command("submit", args, handle["run"]))
     try:
         return int(backend.wait(handle, report=reporter.report, stop_requested=stop_requested)["exit_code"])
     finally:

@@ -6,25 +6,29 @@ import argparse
 from typing import TYPE_CHECKING
 
 from backends import errors
-from entrypoint.cli.common import load_config, print_json, print_text
-from entrypoint.cli.parser import JSON, add_config, add_output
+from entrypoint.cli.config import load_config
+from entrypoint.cli.parser import JSON, add_config_and_set, add_output
+from entrypoint.cli.printing import print_json, print_text
 
 if TYPE_CHECKING:
-    from entrypoint.cli.parser import Environ, Parser
+    from entrypoint.cli.config import Environ
+    from entrypoint.cli.parser import Parser
 
 
 def arguments(parser: Parser) -> None:
-    add_config(parser)
-    add_output(parser, "one line a problem", "an object with `valid` and `problems`")
+    """Add the verb's arguments to a parser."""
+    add_config_and_set(parser)
+    add_output(parser, "one line per problem", "an object with `valid` and `problems`")
 
 
 def main(args: argparse.Namespace, environ: Environ) -> int:
+    """Print that a config is valid, or every problem of it."""
     try:
         config, sha = load_config(args, environ)
     except errors.ConfigError as error:
         if args.output == JSON:
-            found = [{"where": p.where, "path": p.path, "message": p.message} for p in error.problems]
-            print_json({"valid": False, "problems": found})
+            problems = [{"where": p.where, "path": p.path, "message": p.message} for p in error.problems]
+            print_json({"valid": False, "problems": problems})
             return error.exit_code
         raise
     if args.output == JSON:

@@ -6,19 +6,20 @@ import argparse
 import sys
 from typing import TYPE_CHECKING
 
-from entrypoint.cli.common import print_text
+from backends import __version__
 from entrypoint.cli.parser import PROGRAM
 
 if TYPE_CHECKING:
-    from entrypoint.cli.parser import Environ, Parser
+    from entrypoint.cli.config import Environ
+    from entrypoint.cli.parser import Parser
 
 
 def arguments(parser: Parser) -> None:
-    """It takes none."""
+    """Add nothing: the verb takes no arguments."""
 
 
 def main(args: argparse.Namespace, environ: Environ) -> int:
-    from backends import __version__
-
-    print_text(f"{PROGRAM} {__version__} (Python {'.'.join(map(str, sys.version_info[:3]))}, container contract 1)")
+    """Print the version, and Python's and the contract's."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    sys.stdout.write(f"{PROGRAM} {__version__} (Python {python}, container contract 1)\n")
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from backends.errors import InfraError, PlacementError
+from backends.text import memory_in_words
 from entrypoint.runtime.gpu.inventory import (
     DRIVERS,
     GET_ONE,
@@ -14,7 +15,6 @@ from entrypoint.runtime.gpu.inventory import (
     class_of,
     cure,
     put_away,
-    size,
     take_stock,
     toolkit_says,
     version,
@@ -92,7 +92,7 @@ def choose(
     if len(free) + len(later) >= count:
         raise Busy(f"{asks}, and other steps of this run have them")
     raise PlacementError(
-        f"{place}.gpu_memory asks for {size(need)} free on {count} GPU{'s' if count > 1 else ''}, and {len(free)} "
+        f"{place}.gpu_memory asks for {memory_in_words(need)} free on {count} GPU{'s' if count > 1 else ''}, and {len(free)} "
         f"{'has' if len(free) == 1 else 'have'} it: {'; '.join(_describe(gpu) for gpu in candidates)}"
         "; wait for who uses it, use a larger GPU, or ask for less"
     )
@@ -182,7 +182,7 @@ def _describe(gpu: Gpu) -> str:
     import pynvml
 
     try:
-        who = [f"pid {pid}{_program(pid)}{f' {size(used)}' if used else ''}" for pid, used in users(gpu)[:4]]
+        who = [f"pid {pid}{_program(pid)}{f' {memory_in_words(used)}' if used else ''}" for pid, used in users(gpu)[:4]]
     except pynvml.NVMLError:
         who = []
     return gpu.describe() + (f", used by {', '.join(who)}" if who else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from backends.errors import InfraError, PlacementError
+from backends.text import memory_in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ TOOLKIT = "NVIDIA_VISIBLE_DEVICES"
 LIBRARY = "libnvidia-ml.so.1"
 DRIVERS = {11: "450", 12: "525", 13: "580"}  # the first driver of each CUDA major that runs all of its minors
 GET_ONE = "docker run --gpus all, with NVIDIA's container toolkit on the host; on Kubernetes a limit of nvidia.com/gpu"
-_MIB = 1 << 20
 # NVML's error codes, by number: they are the same in all versions of the package.
 _NOT_SUPPORTED, _NO_PERMISSION, _NO_DRIVER, NO_LIBRARY, _NO_FUNCTION, LOST, RESET, _MISMATCH = 3, 4, 9, 12, 13, 15, 16, 18
 # A broken machine, not a step in the wrong place: what another machine, or the same one later, may well do. So it is retried.
@@ -58,7 +58,7 @@ class Gpu:
         """Return the device in words."""
         if self.total is None or self.free is None:
             return f"{self.label} ({self.name})"
-        return f"{self.label} ({self.name}) has {size(self.free)} of {size(self.total)} free"
+        return f"{self.label} ({self.name}) has {memory_in_words(self.free)} of {memory_in_words(self.total)} free"
 
 
 class Inventory:
@@ -81,11 +81,6 @@ class Inventory:
         self.indices: dict[int, Gpu] = {}
         self.parents: dict[int, tuple[str, str]] = {}
         self.lost: list[tuple[str, Any]] = []
-
-
-def size(number: int) -> str:
-    """Return bytes in words."""
-    return f"{number / (1 << 30):.3g} GiB" if number >= 1 << 30 else f"{number // _MIB} MiB"
 
 
 def version(text: str) -> tuple[int, int] | None:
