@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 
 from backends import registry, wire
 from backends.errors import ConfigError, InfraError, Problem
+from backends.states import CANCELLED, FAILED, SKIPPED, SUCCEEDED, UNKNOWN
 from backends.text import did_you_mean
 
 TYPE_CHECKING = False
@@ -219,7 +220,7 @@ class OrchestratorBaseBackend(BaseBackend):
 
         Returns:
             ``{"run", "state", "class", "exit_code", "message", "steps": {name: state}}``; a state is one of
-            ``STATES``. One that could not be read is ``unknown``, and ``message`` says why.
+            ``states.STATES``. One that could not be read is ``unknown``, and ``message`` says why.
         """
 
     @abstractmethod
@@ -240,15 +241,6 @@ class OrchestratorBaseBackend(BaseBackend):
             InfraError: the run could not be reached from here.
         """
 
-
-PENDING = "pending"
-RUNNING = "running"
-SUCCEEDED = "succeeded"
-FAILED = "failed"
-CANCELLED = "cancelled"
-SKIPPED = "skipped"
-UNKNOWN = "unknown"
-STATES = (PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED, SKIPPED, UNKNOWN)
 
 BLIND = 600.0
 """Seconds for which a run's state may be unknown while somebody waits for its end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 from backends import outcome
-from backends.base import CANCELLED
+from backends.states import CANCELLED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class JobStatus:
     """What a platform says of one job.
 
     Args:
-        state: one of ``backends.base.STATES``. A failed attempt that the platform tries again is pending or running.
+        state: one of ``backends.states.STATES``. A failed attempt that the platform tries again is pending or running.
         message: the platform's own reason, also for what is pending.
         exit_code: the container's exit status, if known.
         kind: the class in the exit table, where the platform knows better than the exit status does.

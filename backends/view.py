@@ -10,9 +10,9 @@ import time
 from abc import ABC, abstractmethod
 
 from backends import graph, outcome
-from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, SUCCEEDED, UNKNOWN
 from backends.errors import InfraError, ZenRunnerError
 from backends.platform import WHOLE_RUN, JobStatus
+from backends.states import CANCELLED, ENDED, FAILED, PENDING, RUNNING, SKIPPED, SUCCEEDED, UNKNOWN
 from backends.store import keys, records
 from backends.store.base import each
 from backends.store.logs import follow_step
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from backends.store.records import Record
 
 
-ENDED = frozenset((SUCCEEDED, FAILED, CANCELLED, SKIPPED))
 _GONE_WRONG = (FAILED, CANCELLED, SKIPPED)
 _SHOWN = 3  # of the platform's reasons in a message
 
@@ -121,10 +120,10 @@ class RunStatus:
             return UNKNOWN
         return RUNNING if states & {SUCCEEDED, FAILED} else PENDING
 
-    def verdict(self) -> tuple[str, int, str]:
+    def verdict(self) -> tuple[str, int | None, str]:
         """Return the class, the exit status and the message of a run that has ended."""
         if self.ended is not None:
-            return self.ended["class"], self.ended["exit_code"], self.ended["message"]
+            return self.ended["class"], self.ended.get("exit_code"), self.ended.get("message", "")
         if self.is_driven and self.said is not None:
             whole = self.said[WHOLE_RUN]
             return (*whole.verdict(), whole.message)

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends import names, outcome
-from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, SUCCEEDED
 from backends.calls import Fault, call
 from backends.config.transport import Limits
 from backends.orchestrator.remote.job import Job
 from backends.orchestrator.remote.jobs import JobsBackend
 from backends.platform import WHOLE_RUN, JobStatus, Platform
+from backends.states import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, SUCCEEDED
 from backends.store.base import Store
 from tests.support import running
 

@@ -25,8 +25,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backends import base, wire
-from backends.base import STATES, BaseBackend, OrchestratorBaseBackend
+from backends.base import BaseBackend, OrchestratorBaseBackend
 from backends.errors import ConfigError, UsageError
+from backends.states import STATES
 from backends.store import open_store, records
 from backends.store.logs import log_chunks
 from tests.support import configs, running

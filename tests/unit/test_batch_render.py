@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backends import outcome, wire
-from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SUCCEEDED
 from backends.errors import ConfigError
 from backends.orchestrator.batch import OrchestratorBatchBackend
 from backends.orchestrator.batch.limits import BATCHS_OWN, FARGATE
 from backends.orchestrator.batch.platform import BatchPlatform
 from backends.orchestrator.batch.render import evaluate_on_exit
 from backends.orchestrator.batch.states import REASON, status_of
+from backends.states import CANCELLED, FAILED, PENDING, RUNNING, SUCCEEDED
 from tests.emulators.moto_batch import retries as service_retries
 from tests.support.configs import resolved
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from backends import calls, wire
-from backends.base import FAILED, PENDING, UNKNOWN, OrchestratorBaseBackend
+from backends.base import OrchestratorBaseBackend
 from backends.calls import Fault, call, sdk
 from backends.errors import ConfigError, DuplicateError, InfraError, PlacementError, Terminated, UsageError
 from backends.execution import Execution
@@ -22,6 +22,7 @@ from backends.orchestrator.remote import submission
 from backends.orchestrator.remote.backend import Sending
 from backends.platform import JobStatus
 from backends.shipping.shipment import ship
+from backends.states import FAILED, PENDING, UNKNOWN
 from backends.store import records
 from backends.store.local import LocalStore
 from entrypoint.runtime import load

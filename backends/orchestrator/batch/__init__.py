@@ -12,7 +12,6 @@ second time whose first had no clear answer, Batch is asked for a job of that na
 from __future__ import annotations
 
 from backends import wire
-from backends.base import FAILED, RUNNING
 from backends.config import quantities
 from backends.errors import ConfigError, Problem
 from backends.orchestrator.batch.limits import BATCHS_OWN, EPHEMERAL, MOST_TAGS, NAME, OVERRIDES, SHORTEST_TIMEOUT
@@ -20,6 +19,7 @@ from backends.orchestrator.batch.platform import BatchPlatform
 from backends.orchestrator.batch.render import FAN_IN_KEY, Renderer, variables
 from backends.orchestrator.remote.jobs import JobsBackend
 from backends.platform import WHOLE_RUN, JobStatus
+from backends.states import FAILED, RUNNING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from backends import outcome
-from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SUCCEEDED
 from backends.platform import JobStatus
+from backends.states import CANCELLED, FAILED, PENDING, RUNNING, SUCCEEDED
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

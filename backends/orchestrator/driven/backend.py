@@ -12,11 +12,12 @@ import time
 from abc import abstractmethod
 
 from backends import wire
-from backends.base import RUNNING, OrchestratorBaseBackend
+from backends.base import OrchestratorBaseBackend
 from backends.errors import DuplicateError, InfraError, UsageError, ZenRunnerError
 from backends.orchestrator.driven.life import WHO, DriverLife
 from backends.orchestrator.driven.spawn import cpus, log_path, sigterm, spawn
 from backends.process import is_alive, process_start, utc, whoami
+from backends.states import RUNNING
 from backends.store import keys, open_store, records
 from backends.store.logs import log_chunks
 from backends.store.records import read_handle

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from backends import outcome
-from backends.base import CANCELLED, FAILED, PENDING, RUNNING, UNKNOWN
 from backends.platform import WHOLE_RUN, JobStatus
 from backends.process import is_alive
+from backends.states import CANCELLED, FAILED, PENDING, RUNNING, UNKNOWN
 from backends.store import keys, records
 from backends.view import Life
 

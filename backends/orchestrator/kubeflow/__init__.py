@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from backends.base import PENDING
 from backends.config.naming import looks_secret
 from backends.errors import ConfigError, Problem
 from backends.orchestrator.kubeflow.limits import TASK, TASK_LIMITS
@@ -15,6 +14,7 @@ from backends.orchestrator.kubeflow.platform import KubeflowPlatform
 from backends.orchestrator.kubeflow.render import Renderer, task_keys
 from backends.orchestrator.remote.jobs import PipelineBackend
 from backends.platform import JobStatus
+from backends.states import PENDING
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

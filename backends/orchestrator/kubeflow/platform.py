@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-from backends.base import PENDING, RUNNING, SKIPPED, SUCCEEDED
 from backends.orchestrator.kubeflow import api
 from backends.orchestrator.kubeflow.states import OVER, STATES
 from backends.platform import JobStatus, Platform
+from backends.states import PENDING, RUNNING, SKIPPED, SUCCEEDED
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

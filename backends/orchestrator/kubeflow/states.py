@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backends.base import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, SUCCEEDED
+from backends.states import CANCELLED, FAILED, PENDING, RUNNING, SKIPPED, SUCCEEDED
 
 OVER = ("SUCCEEDED", "SKIPPED", "FAILED", "CANCELED")
 STATES = {

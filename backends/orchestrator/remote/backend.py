@@ -23,10 +23,11 @@ from backends.orchestrator.remote.life import PlatformLife
 from backends.orchestrator.remote.submission import Submission
 from backends.process import utc
 from backends.shipping.shipment import ship, upload
+from backends.states import ENDED
 from backends.store import keys, open_store, records
 from backends.store.keys import check_run_id
 from backends.store.records import read_handle
-from backends.view import ENDED, RunView, config_of, unknown
+from backends.view import RunView, config_of, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping

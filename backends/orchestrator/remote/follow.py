@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from backends import outcome
 from backends.backoff import backoff
-from backends.base import PENDING, RUNNING, SKIPPED, SUCCEEDED, UNKNOWN
 from backends.errors import InfraError
 from backends.execution import never, silent
 from backends.process import utc
+from backends.states import ENDED, PENDING, RUNNING, SKIPPED, SUCCEEDED, UNKNOWN
 from backends.store import records
-from backends.view import ENDED
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,12 +6,11 @@ import time
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from backends.base import PENDING, SKIPPED
 from backends.errors import ConfigError, ZenRunnerError
 from backends.orchestrator.remote.backend import RemoteBackend, Sending
 from backends.orchestrator.remote.job import Names
 from backends.platform import WHOLE_RUN, JobStatus
-from backends.view import ENDED
+from backends.states import ENDED, PENDING, SKIPPED
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

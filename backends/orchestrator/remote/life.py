@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from backends.base import PENDING
 from backends.orchestrator.remote.submission import SUBMITTED, SUBMITTING, holder_of, is_at_work
 from backends.platform import JobStatus
+from backends.states import PENDING
 from backends.store import records
 from backends.store.records import read_handle
 from backends.view import Life

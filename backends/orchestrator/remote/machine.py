@@ -5,12 +5,12 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
-from backends.base import CANCELLED, FAILED, PENDING, SUCCEEDED, UNKNOWN
 from backends.errors import ZenRunnerError
 from backends.orchestrator.remote.backend import RemoteBackend, Sending
 from backends.orchestrator.remote.job import Names
 from backends.outcome import INFRA, TERMINATED
 from backends.platform import WHOLE_RUN, JobStatus
+from backends.states import CANCELLED, FAILED, PENDING, SUCCEEDED, UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping

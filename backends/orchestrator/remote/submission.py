@@ -12,9 +12,9 @@ from itertools import count
 
 from backends import outcome, wire
 from backends.backoff import backoff
-from backends.base import CANCELLED, FAILED, RUNNING
 from backends.errors import ConfigError, DuplicateError, Terminated, ZenRunnerError
 from backends.process import is_alive, utc, whoami
+from backends.states import CANCELLED, FAILED, RUNNING
 from backends.store import keys, records
 from backends.store.records import read_handle
 

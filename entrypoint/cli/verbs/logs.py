@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 from backends import errors, graph
 from backends.process import is_alive
+from backends.states import ENDED
 from backends.store import keys, records
 from backends.store.logs import follow_step, log_chunks
 from backends.text import did_you_mean
-from backends.view import ENDED, Slowly
+from backends.view import Slowly
 from entrypoint.cli.config import steps_in_order
 from entrypoint.cli.parser import add_run
 from entrypoint.cli.reporters import STDOUT, Splitter

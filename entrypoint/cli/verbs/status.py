@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from backends import outcome
-from backends.base import CANCELLED, PENDING, SUCCEEDED
+from backends.states import CANCELLED, ENDED, PENDING, SUCCEEDED
 from backends.store import records
-from backends.view import ENDED
 from entrypoint.cli.config import steps_in_order
 from entrypoint.cli.groups import fold_members
 from entrypoint.cli.parser import JSON, add_output, add_run
