@@ -346,11 +346,11 @@ def _jvm(place: Place) -> Finding:
     import shutil
     import subprocess
 
-    from entrypoint.runtime.processing import engine_of
+    from entrypoint.runtime.processing import framework_of
 
     home = place.environ.get("JAVA_HOME", "")
     java = f"{home}/bin/java" if home else shutil.which("java", path=place.environ.get("PATH", os.defpath))
-    needed = place.needing(lambda step: engine_of(step) == "spark")
+    needed = place.needing(lambda step: framework_of(step) == "spark")
     fix = "install a JRE (17 or 21) and set JAVA_HOME, or use the spark image"
     if not java:
         if needed:
@@ -371,9 +371,9 @@ def _packages(place: Place) -> Finding:
     import shutil
     import subprocess
 
-    from entrypoint.runtime.processing import engine_of
+    from entrypoint.runtime.processing import framework_of
 
-    wanted = {engine_of(step) for step in place.steps.values()} - {None}
+    wanted = {framework_of(step) for step in place.steps.values()} - {None}
     if not wanted:
         return Finding("engines", NOT_APPLICABLE, "no step runs on Beam or Spark")
     found, missing = [], []
@@ -391,7 +391,7 @@ def _packages(place: Place) -> Finding:
         else:
             found.append(f"{package} {said}")
     if missing:
-        who = place.needing(lambda step: engine_of(step) in [engine for engine, _ in missing])
+        who = place.needing(lambda step: framework_of(step) in [engine for engine, _ in missing])
         packages = " and ".join(package for _, package in missing)
         fix = f"use the image {' or '.join(f'zen-runner:{engine}' for engine, _ in missing)}, or pip install {packages}"
         return Finding("engines", WARN, f"the step's Python has no {packages}, which {who} needs", fix)
