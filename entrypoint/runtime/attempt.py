@@ -18,8 +18,8 @@ from entrypoint.runtime.inputs import Inputs
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from backends.store.records import Record
+    from entrypoint.runtime.child import Process
     from entrypoint.runtime.claimed import Claimed, Task
-    from entrypoint.runtime.supervise import Process
 
 
 class Running:
@@ -28,9 +28,12 @@ class Running:
     def __init__(self, claimed: Claimed, inputs: Inputs, process: Process) -> None:
         self.name = claimed.task.name
         self.process = process
-        self.stop = claimed.stop
         self._claimed = claimed
         self._inputs = inputs
+
+    def stop(self) -> None:
+        """Ask the process to end; its grace period begins."""
+        self.process.stop("terminated")
 
     def finish(self) -> Record:
         """Publish what the ended process left, and return its record."""

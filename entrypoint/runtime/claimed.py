@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from backends.store.records import Record
+    from entrypoint.runtime.child import Process
     from entrypoint.runtime.run import Run
-    from entrypoint.runtime.supervise import Process, Supervisor
+    from entrypoint.runtime.supervise import Supervisor
 
 
 class Task:
@@ -174,11 +175,6 @@ class Claimed:
         self.task.output(stream, data)
         (self._uploader or self._log).write(data)
 
-    def stop(self, reason: str = "terminated") -> None:
-        """Ask the step's process to end; its grace period begins."""
-        if self.meter.process is not None:
-            self.task.supervisor.stop(self.meter.process, reason)
-
     def silent(self) -> None:
         """Say no more that this attempt lives."""
         self.task.supervisor.unbeat(self._tick)
@@ -208,5 +204,5 @@ class Claimed:
     def _tick(self) -> None:
         if self._uploader is None:
             self._beat()
-        if self._is_fenced:
-            self.stop("fenced")
+        if self._is_fenced and self.meter.process is not None:
+            self.meter.process.stop("fenced")

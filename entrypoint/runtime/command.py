@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
+    from entrypoint.runtime.child import Process
     from entrypoint.runtime.claimed import Claimed, Task
     from entrypoint.runtime.inputs import Inputs
-    from entrypoint.runtime.supervise import Process
 
 
 ARGUMENT = 131_000  # bytes a single argument may have on Linux (MAX_ARG_STRLEN is 131,072), less a little

@@ -6,9 +6,10 @@ import os
 
 from backends import outcome
 from entrypoint.runtime.attempt import Running, start
+from entrypoint.runtime.child import Process
 from entrypoint.runtime.claimed import Task
 from entrypoint.runtime.run import Run
-from entrypoint.runtime.supervise import Process, Supervisor
+from entrypoint.runtime.supervise import Supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from entrypoint.runtime.cgroup import Memory
+    from entrypoint.runtime.child import Process
     from entrypoint.runtime.gpu.claim import Claim
-    from entrypoint.runtime.supervise import Process
 
 
 class Meter:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from backends.store.digests import Artifact
     from backends.store.records import Record
+    from entrypoint.runtime.child import Process
     from entrypoint.runtime.claimed import Claimed
     from entrypoint.runtime.inputs import Inputs
-    from entrypoint.runtime.supervise import Process
 else:
     import _signal as signal
 

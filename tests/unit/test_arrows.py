@@ -33,7 +33,6 @@ CYCLES = {
     frozenset(f"backends.orchestrator.remote.{name}" for name in ("backend", "submission", "wait", "watch")),
     frozenset(f"backends.orchestrator.kubeflow{name}" for name in ("", ".api", ".render")),
     frozenset(f"backends.orchestrator.batch{name}" for name in ("", ".render")),
-    frozenset({"entrypoint.runtime.supervise", "entrypoint.runtime.usage"}),
 }
 # Loaded only where a client is built: with the platform's client the start would take seconds, and its absence would break
 # what does not need it.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -23,7 +21,7 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.folder = folder
         self.io: dict[int, tuple[int, int, int, int]] = {}
-        monkeypatch.setattr(usage, "PROC", str(folder))
+        monkeypatch.setattr("entrypoint.runtime.proc.PROC", str(folder))
         monkeypatch.setattr(usage, "read_io", lambda pid: self.io.get(pid))
 
     def has(
@@ -133,21 +131,20 @@ def test_the_peak_stays(proc: Machine) -> None:
 
 
 def test_the_pause_grows_with_the_machine(proc: Machine) -> None:
-    process: Any = SimpleNamespace(pid=100, tree=None)
     proc.has(100, 50, 100)
-    assert usage.sample([process]) >= usage.EVERY
+    trees, pause = usage.sample({100: None})
+    assert pause >= usage.EVERY
     for pid in range(1000, 11_000):
         proc.has(pid, 1, pid)
     began = time.thread_time()
-    delay = usage.sample([process])
+    again, delay = usage.sample(trees)
     cost = time.thread_time() - began
-    assert process.tree.pids == {100}
+    assert again[100] is trees[100] and again[100].pids == {100}
     # A two-hundredth of a core, however large the table. The clock around it has a little more to time than the one inside.
     assert delay > cost * usage.SHARE * 0.8 and delay > usage.EVERY
 
 
 def test_without_proc_the_kernels_last_word_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(usage, "PROC", str(tmp_path / "none"))
-    process: Any = SimpleNamespace(pid=100, tree=None)
-    assert usage.sample([process]) > 600
-    assert process.tree is None
+    monkeypatch.setattr("entrypoint.runtime.proc.PROC", str(tmp_path / "none"))
+    trees, pause = usage.sample({100: None})
+    assert (trees, pause > 600) == ({}, True)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from entrypoint.runtime.child import Process
     from entrypoint.runtime.gpu.inventory import Gpu
-    from entrypoint.runtime.supervise import Process
 
 
 EVERY = 1.0  # seconds between two looks at a device
