@@ -329,7 +329,7 @@ def _safe(member: Any, label: str) -> str:
     return member
 
 
-def _digest_of_input(path: str, label: str, ours: bool = True) -> str:
+def _digest_of_input(path: str, label: str, *, ours: bool = True) -> str:
     try:
         return str(describe(path, ours=ours)[0]["digest"])
     except UserError as error:
