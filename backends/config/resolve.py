@@ -663,10 +663,10 @@ class _Resolver:
         if f"processing.{backend['source']}" not in registry.BUILTIN:
             return own  # whose class is imported only when the step runs
         cls: Any = registry.class_of("processing", backend["source"])
-        if kind is not None and kind not in (cls.ENGINE, "run"):
-            what = f"the backend {backend['source']!r} runs {cls.ENGINE} and run steps, and this is a {kind} step"
+        if kind is not None and kind not in (cls.FRAMEWORK, "run"):
+            what = f"the backend {backend['source']!r} runs {cls.FRAMEWORK} and run steps, and this is a {kind} step"
             self.report(path, f"{what}; {'remove it' if kind == 'call' else 'write one for ' + kind}")
-        return str(cls.ENGINE)
+        return str(cls.FRAMEWORK)
 
     def _kind(self, step: Step, path: Path) -> str | None:
         kinds = [kind for kind in KINDS if getattr(step, kind) is not UNSET]

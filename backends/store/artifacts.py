@@ -118,7 +118,7 @@ def beside(name: str, found: Iterable[str], instead: str) -> str:
 
 
 def exists(store: Store, artifact: Artifact) -> bool:
-    """Tell whether an artifact is still in the store, without reading it."""
+    """Return whether an artifact is still in the store, without reading it."""
     key = artifact["key"]
     if artifact["kind"] == "file":
         return store.exists(key)

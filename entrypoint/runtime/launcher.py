@@ -55,7 +55,7 @@ class LocalLauncher:
         self._waiting: list[tuple[str, int | None]] = []  # for GPUs that running steps have
 
     def stop_requested(self) -> bool:
-        """Tell whether a stop signal came to this process."""
+        """Return whether a stop signal came to this process."""
         return self._supervisor.stopped_by is not None
 
     def write(self, fd: int, data: bytes) -> None:

@@ -134,7 +134,7 @@ def _resolved(data: bytes) -> dict[str, Any] | None:
 
 
 def _is_resolved_step(step: object) -> bool:
-    """Tell whether a step has the keys and the kinds of value that the supervisor counts on."""
+    """Return whether a step has the keys and the kinds of value that the supervisor counts on."""
     if not isinstance(step, dict) or not step.keys() >= STEP_KEYS or len(step) != len(STEP_KEYS) + 1:
         return False
     kind = next((kind for kind in _KINDS if kind in step), None)

@@ -1,6 +1,6 @@
 """How a step on Beam or Spark is started: its shim, and the document that the shim is given.
 
-Everything here runs in the runner's own Python, and imports neither engine: both are the user's. What an ordinary step needs
+Everything here runs in the runner's own Python, and imports neither framework: both are the user's. What an ordinary step needs
 of this is nothing, so it is loaded only for a step that has a processing backend or is of one of these kinds.
 """
 
@@ -37,7 +37,7 @@ def framework_of(step: Mapping[str, Any]) -> str | None:
     Raises:
         ConfigError: its backend is of no use for this kind of step, or can't be loaded.
     """
-    return _backend(step).ENGINE if has_framework(step) else None
+    return _backend(step).FRAMEWORK if has_framework(step) else None
 
 
 def command(claimed: Claimed, inputs: Inputs) -> list[str]:
@@ -52,11 +52,11 @@ def command(claimed: Claimed, inputs: Inputs) -> list[str]:
     """
     task, run = claimed.task, claimed.task.run
     backend = _backend(task.step)
-    claimed.framework = backend.ENGINE
+    claimed.framework = backend.FRAMEWORK
     args = inputs.values(task.step["args"])
     program = inputs.render(task.step["run"]) if task.kind == "run" else []
     name = f"{run.config['name']}-{task.name}-{run.run}"
-    if backend.ENGINE == "beam":
+    if backend.FRAMEWORK == "beam":
         flags = backend.get_beam_args(name, run.store.url_of(keys.scratch(*claimed.attempt.place)))
         if program:
             return [*program, *flags]
@@ -74,7 +74,7 @@ def command(claimed: Claimed, inputs: Inputs) -> list[str]:
     path = claimed.file("call.json")
     with open(path, "w") as file:
         file.write(wire.dumps(spec))
-    return [run.python, os.path.join(_SHIMS, f"{backend.ENGINE}.py"), "@" + path]
+    return [run.python, os.path.join(_SHIMS, f"{backend.FRAMEWORK}.py"), "@" + path]
 
 
 def _backend(step: Mapping[str, Any]) -> ProcessingBaseBackend:
@@ -86,8 +86,8 @@ def _backend(step: Mapping[str, Any]) -> ProcessingBaseBackend:
         block = {"type": "processing", "source": _DEFAULT[kind], "args": {}}
     backend = registry.load(block, "processing")
     assert isinstance(backend, ProcessingBaseBackend)
-    if kind not in (backend.ENGINE, "run"):
-        raise ConfigError(f"the backend {block['source']!r} runs {backend.ENGINE} and run steps, and this is a {kind} step")
+    if kind not in (backend.FRAMEWORK, "run"):
+        raise ConfigError(f"the backend {block['source']!r} runs {backend.FRAMEWORK} and run steps, and this is a {kind} step")
     return backend
 
 
@@ -140,7 +140,7 @@ def _zip(code: str, exclude: Sequence[str], path: str) -> str:
 
 
 def add_counts(claimed: Claimed, framework: str, record: Record) -> None:
-    """Add to a record what the engine counted, and keep Spark's event log."""
+    """Add to a record what the framework counted, and keep Spark's event log."""
     record["engine"] = framework
     record["metrics"] = _metrics(claimed.file("metrics.json"))
     if framework == "spark":
@@ -151,7 +151,7 @@ def add_counts(claimed: Claimed, framework: str, record: Record) -> None:
 
 
 def _metrics(path: str) -> dict[str, Any]:
-    """Return what the engine counted, as its shim wrote it; nothing if that is of no use."""
+    """Return what the framework counted, as its shim wrote it; nothing if that is of no use."""
     try:
         with open(path, "rb") as file:
             counts = wire.loads(file.read(METRICS))
