@@ -54,7 +54,7 @@ def _failure(claimed: Claimed, process: Process) -> Record:
     """Return the record of a process that ended by itself, and not well."""
     error = _shim_error(claimed)
     meter = claimed.meter
-    lost = meter.gpus.lost() if meter.gpus is not None else None
+    lost = meter.gpus.lost(process) if meter.gpus is not None else None
     if lost is not None:  # another machine may have a GPU that lasts, so this is no fault of the step's
         ending = error[1] if error is not None else f"exited with status {process.status}"
         return claimed.record(outcome.INFRA, f"the step lost {lost}; it ended with: {ending}")
