@@ -250,12 +250,12 @@ class ProcessingBaseBackend(BaseBackend):
     """Where the workers of a ``beam`` or ``spark`` step run.
 
     Attributes:
-        ENGINE: ``beam`` or ``spark``: the kind of step that this backend takes, beside ``run`` steps that start a program of
+        FRAMEWORK: ``beam`` or ``spark``: the kind of step that this backend takes, beside ``run`` steps that start a program of
             that engine.
     """
 
     BACKEND_TYPE = "processing"
-    ENGINE: ClassVar[str] = "beam"
+    FRAMEWORK: ClassVar[str] = "beam"
 
     def get_beam_args(self, pipeline_name: str, pipeline_root: str) -> list[str]:
         """Return the command-line options for Beam's pipeline; none means that Beam runs in the step's own process.

@@ -120,7 +120,7 @@ def engine(kind: str | None, backend: Mapping[str, Any] | None, path: Path, find
     if not registry.is_built_in("processing", backend["source"]):
         return own  # whose class is imported only when the step runs
     cls: Any = base.class_of("processing", backend["source"])
-    if kind is not None and kind not in (cls.ENGINE, "run"):
-        message = f"the backend {backend['source']!r} runs {cls.ENGINE} and run steps, and this is a {kind} step"
+    if kind is not None and kind not in (cls.FRAMEWORK, "run"):
+        message = f"the backend {backend['source']!r} runs {cls.FRAMEWORK} and run steps, and this is a {kind} step"
         findings.report(path, f"{message}; {'remove it' if kind == 'call' else 'write one for ' + kind}")
-    return str(cls.ENGINE)
+    return str(cls.FRAMEWORK)

@@ -33,7 +33,7 @@ class ProcessingSparkBackend(ProcessingBaseBackend):
         idle_timeout: how long a job may wait with no executor at work, in seconds; None for ever. For ``spark`` steps.
     """
 
-    ENGINE = "spark"
+    FRAMEWORK = "spark"
 
     def __init__(
         self,

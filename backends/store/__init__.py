@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from backends.store.base import Store
 
 
-def open_store(url: str, create: bool = True) -> Store:
+def open_store(url: str, *, create: bool = True) -> Store:
     """Open the store at a path or URL.
 
     Args:

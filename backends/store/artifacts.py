@@ -118,7 +118,7 @@ def beside(name: str, found: Iterable[str], instead: str) -> str:
 
 
 def exists(store: Store, artifact: Artifact) -> bool:
-    """Tell whether an artifact is still in the store, without reading it."""
+    """Return whether an artifact is still in the store, without reading it."""
     key = artifact["key"]
     if artifact["kind"] == "file":
         return store.exists(key)
@@ -329,7 +329,7 @@ def _safe(member: Any, label: str) -> str:
     return member
 
 
-def _digest_of_input(path: str, label: str, ours: bool = True) -> str:
+def _digest_of_input(path: str, label: str, *, ours: bool = True) -> str:
     try:
         return str(describe(path, ours=ours)[0]["digest"])
     except UserError as error:

@@ -50,7 +50,7 @@ class Store:
         raise NotImplementedError
 
     def exists(self, key: str) -> bool:
-        """Tell whether there is an object under exactly this key."""
+        """Return whether there is an object under exactly this key."""
         raise NotImplementedError
 
     def names(self, prefix: str) -> list[str]:
@@ -121,7 +121,7 @@ def check_key(key: str) -> str:
 
 
 def portable(name: str) -> bool:
-    """Tell whether every kind of store can hold this name: UTF-8 without control characters."""
+    """Return whether every kind of store can hold this name: UTF-8 without control characters."""
     if name.isascii():
         return name.isprintable()
     return not any(c < " " or "\x7f" <= c < "\xa0" or "\ud800" <= c < "\ue000" for c in name)

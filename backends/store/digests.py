@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from backends import wire
 from backends.errors import UserError
@@ -54,7 +55,7 @@ def gathered_digest(parts: Sequence[Artifact]) -> str:
     return f"sha256:{wire.sha256(text.encode())}"
 
 
-def describe(path: str, moving: bool = False, ours: bool = True) -> tuple[Content, list[Line] | None]:
+def describe(path: str, *, moving: bool = False, ours: bool = True) -> tuple[Content, list[Line] | None]:
     """Return an artifact without its key, and the manifest's lines if it is a directory.
 
     Args:
@@ -69,20 +70,19 @@ def describe(path: str, moving: bool = False, ours: bool = True) -> tuple[Conten
         raise UserError(f"output {name!r} was not written: nothing is at {path}") from None
     except OSError as error:
         raise _unreadable(path, error) from error
-    kind = status.st_mode & 0o170000
-    if kind == 0o100000:
+    if stat.S_ISREG(status.st_mode):
         size, sha = _hash_file(path, status.st_size)
         return file_artifact(size, sha), None
-    if kind == 0o040000:
+    if stat.S_ISDIR(status.st_mode):
         lines: list[Line] = []
         root = os.path.realpath(path)
-        _walk(path, "", root if ours else "", [root], lines, moving)
+        _walk(path, "", root if ours else "", [root], lines, moving=moving)
         lines.sort(key=order_key)
         return tree_artifact(lines), lines
-    raise UserError(_unpublishable(path, kind))
+    raise UserError(_unpublishable(path, status.st_mode))
 
 
-def _walk(folder: str, relative: str, root: str, above: list[str], lines: list[Line], moving: bool) -> None:
+def _walk(folder: str, relative: str, root: str, above: list[str], lines: list[Line], *, moving: bool) -> None:
     try:
         with os.scandir(folder) as entries:
             found = list(entries)
@@ -105,17 +105,16 @@ def _walk(folder: str, relative: str, root: str, above: list[str], lines: list[L
         except OSError as error:
             raise _unreadable(path, error) from error
         below = f"{relative}/{entry.name}" if relative else entry.name
-        kind = status.st_mode & 0o170000
-        if kind == 0o040000:
+        if stat.S_ISDIR(status.st_mode):
             real = real or os.path.realpath(path)
             if real in above:
                 raise UserError(f"{path} is a link to a directory that it lies in; remove the link")
-            _walk(path, below, root, [*above, real], lines, moving)
-        elif kind == 0o100000:
+            _walk(path, below, root, [*above, real], lines, moving=moving)
+        elif stat.S_ISREG(status.st_mode):
             size, sha = _hash_file(path, status.st_size)
-            lines.append([below, "x" if status.st_mode & 0o100 else "-", size, sha])
+            lines.append([below, "x" if status.st_mode & stat.S_IXUSR else "-", size, sha])
         else:
-            raise UserError(_unpublishable(path, kind))
+            raise UserError(_unpublishable(path, status.st_mode))
 
 
 def _inside(path: str, root: str) -> str:
@@ -138,11 +137,11 @@ def _relink(path: str, real: str) -> None:
         os.symlink(target, path)
 
 
-def _unpublishable(path: str, kind: int) -> str:
-    if kind == 0o120000:
+def _unpublishable(path: str, mode: int) -> str:
+    if stat.S_ISLNK(mode):
         return f"{path} is a link to {os.readlink(path)}; write the output itself there, or copy it"
-    what = {0o140000: "a socket", 0o010000: "a pipe", 0o020000: "a device", 0o060000: "a device"}.get(kind, "no file")
-    return f"{path} is {what}, which can't be published; outputs are files and directories"
+    names = {stat.S_IFSOCK: "a socket", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
+    return f"{path} is {names.get(stat.S_IFMT(mode), 'no file')}, which can't be published; outputs are files and directories"
 
 
 def _unreadable(path: str, error: OSError) -> UserError:

@@ -20,6 +20,7 @@ def log_chunks(
     run: str,
     step: str,
     attempt: int | None = None,
+    *,
     follow: bool = False,
     stop: Callable[[], bool] | None = None,
 ) -> Iterator[bytes]:

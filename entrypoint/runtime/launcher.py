@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 
-from entrypoint.runtime.attempt import Run, StepAttempt, visible_gpus
-from entrypoint.runtime.supervise import Process, Supervisor
+from backends import outcome
+from entrypoint.runtime.attempt import Running, start
+from entrypoint.runtime.child import Process
+from entrypoint.runtime.claimed import Task
+from entrypoint.runtime.run import Run
+from entrypoint.runtime.supervise import Supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,12 +50,12 @@ class LocalLauncher:
         self._run.enter()
         self._output = output
         self._supervisor = Supervisor(also_stop=(signal.SIGHUP,))
-        self._running: dict[Process, StepAttempt] = {}
+        self._running: dict[Process, Running] = {}
         self._over: list[Record] = []
         self._waiting: list[tuple[str, int | None]] = []  # for GPUs that running steps have
 
     def stop_requested(self) -> bool:
-        """Tell whether a stop signal came to this process."""
+        """Return whether a stop signal came to this process."""
         return self._supervisor.stopped_by is not None
 
     def write(self, fd: int, data: bytes) -> None:
@@ -74,13 +78,11 @@ class LocalLauncher:
         def output(stream: int, data: bytes) -> None:
             self._output(step, stream, data)
 
-        attempt = StepAttempt(self._run, step, self._supervisor, output, memory, alone=False)
-        record = attempt.start()
-        if record is not None:
-            self._over.append(record)
+        begun = start(Task(self._run, step, self._supervisor, output, memory=memory, alone=False))
+        if isinstance(begun, Running):
+            self._running[begun.process] = begun
         else:
-            assert attempt.process is not None
-            self._running[attempt.process] = attempt
+            self._over.append(begun)
 
     def wait(self, timeout: float | None) -> list[Record]:
         """Return the records of attempts that ended; an empty list when time is up or a stop signal came."""
@@ -102,7 +104,7 @@ class LocalLauncher:
             return False
         from entrypoint.runtime.gpu import choice
 
-        visible, is_own = visible_gpus(self._run, step)
+        visible, is_own = self._run.visible_gpus(step)
         return not is_own and choice.is_busy(step, wanted, visible, self._run.environ, self._run.gpus)
 
     def stop(self, step: str | None = None) -> None:
@@ -116,8 +118,8 @@ class LocalLauncher:
                 self._refuse(item[0])
 
     def _refuse(self, step: str) -> None:
-        attempt = StepAttempt(self._run, step, self._supervisor, lambda stream, data: None)
-        self._over.append(attempt.refuse("stopped while it waited for a GPU"))
+        task = Task(self._run, step, self._supervisor, lambda stream, data: None)
+        self._over.append(task.record(outcome.TERMINATED, "stopped while it waited for a GPU"))
 
     def close(self) -> None:
         """End what still runs, and give the signals back."""

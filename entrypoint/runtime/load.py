@@ -7,6 +7,7 @@ only when a config needs them.
 from __future__ import annotations
 
 import os
+import stat
 
 from backends import wire
 from backends.config import shape
@@ -180,13 +181,13 @@ def _file(path: str, option: str) -> Source:
     except OSError as error:
         raise _wrong(option if option != path else "", _why_not(path, error), error) from error
     try:
-        kind = os.fstat(fd).st_mode & 0o170000
-        if kind == 0o040000:
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISDIR(mode):
             raise _wrong(option if option != path else "", f"{path} is a directory{_configs_in(path)}")
         data = _bounded(_read(fd, path), path)
     finally:
         os.close(fd)
-    if kind != 0o100000:  # a pipe, such as the shell's <(…): it has no place of its own
+    if not stat.S_ISREG(mode):  # a pipe, such as the shell's <(…): it has no place of its own
         return Source(data, path, os.getcwd())
     return Source(data, path, os.path.dirname(os.path.abspath(path)), _name(path))
 
@@ -249,7 +250,7 @@ def _gunzip(text: str, origin: str) -> bytes:
     return data
 
 
-def _fetch(reference: str, origin: str, digest_needed: bool = False) -> Source:
+def _fetch(reference: str, origin: str, *, digest_needed: bool = False) -> Source:
     """Read ``URL#sha256=HEX``; the digest may be left out where a person named the URL."""
     url, mark, digest = reference.rpartition("#sha256=")
     if not mark:

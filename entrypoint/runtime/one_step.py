@@ -7,9 +7,11 @@ import os
 from backends import outcome, wire
 from backends.errors import ConfigError, ZenRunnerError
 from backends.store import keys, open_store, records
-from entrypoint.runtime.attempt import Run, StepAttempt
+from entrypoint.runtime.attempt import Running, start
+from entrypoint.runtime.claimed import Task
 from entrypoint.runtime.identity import identity, member, with_arguments
 from entrypoint.runtime.last_words import last_words
+from entrypoint.runtime.run import Run
 from entrypoint.runtime.supervise import STDERR, STDOUT, Supervisor
 
 TYPE_CHECKING = False
@@ -39,7 +41,6 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
         last[STDERR if same else stream] = data[-1:]
 
     store = None
-    attempt: StepAttempt | None = None
     name = run or identity(environ)[0]
     try:
         step = member(config, step, environ)
@@ -49,13 +50,12 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
             records.put_config(store, config)
         shared = Run(with_arguments(config, step, environ), sha, name, store, environ)
         shared.enter()
-        attempt = StepAttempt(shared, step, supervisor, output)
-        record: Mapping[str, Any] | None = attempt.start()
-        if record is None:
-            process = attempt.process
-            while process not in supervisor.poll(None):
+        begun = start(Task(shared, step, supervisor, output))
+        if isinstance(begun, Running):
+            while begun.process not in supervisor.poll(None):
                 pass
-            record = attempt.finish()
+            begun = begun.finish()
+        record: Mapping[str, Any] = begun
     except ZenRunnerError as error:
         record = _refusal(name, step, error.outcome_class, str(error))
     except Exception as error:

@@ -8,6 +8,12 @@ import os
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     Io = tuple[int, int, int, int]
+    Table = dict[int, list[bytes]]
+
+PROC = "/proc"
+# Fields of /proc/<pid>/stat after the name in brackets, which may hold anything.
+PARENT, GROUP, START, RESIDENT = 1, 2, 19, 21
+TIMES = (11, 12, 13, 14)  # user and system, its own and its children's, in ticks
 
 
 def find_program(name: str, path: str) -> str:
@@ -37,7 +43,7 @@ def read_io(pid: int) -> Io | None:
     Source: the kernel's Documentation/filesystems/proc.rst, "/proc/<pid>/io".
     """
     try:
-        descriptor = os.open(f"/proc/{pid}/io", os.O_RDONLY)
+        descriptor = os.open(f"{PROC}/{pid}/io", os.O_RDONLY)
         try:
             found = os.read(descriptor, 1024).split()
         finally:
@@ -47,25 +53,45 @@ def read_io(pid: int) -> Io | None:
         return None
 
 
-def has_living(group: int) -> bool:
-    """Tell whether a process group has a member that isn't a zombie; init may be slow to reap those that it inherits."""
-    try:
-        names = os.listdir("/proc")
-    except OSError:
-        names = []
-    for name in names:
-        if name.isdigit():
-            try:
-                with open(f"/proc/{name}/stat", "rb") as file:
-                    state, _, pgrp = file.read(512).rpartition(b")")[2].split()[:3]
-            except (OSError, ValueError):
-                continue
-            if int(pgrp) == group and state not in (b"Z", b"X"):
-                return True
-    if not names:  # no /proc, so no telling zombies
+def look() -> tuple[Table, dict[int, list[int]], dict[int, list[int]]]:
+    """Return the fields of every living process, the children of each, and the members of each group.
+
+    Raises:
+        OSError: there is no /proc.
+
+    Source: proc(5), ``/proc/<pid>/stat``.
+    """
+    table: Table = {}
+    children: dict[int, list[int]] = {}
+    groups: dict[int, list[int]] = {}
+    for name in os.listdir(PROC):
+        if not name.isdigit():
+            continue
         try:
-            os.killpg(group, 0)
+            descriptor = os.open(f"{PROC}/{name}/stat", os.O_RDONLY)
+            try:
+                fields = os.read(descriptor, 1024).rpartition(b")")[2].split(None, RESIDENT + 1)
+            finally:
+                os.close(descriptor)
         except OSError:
-            return False
-        return True
-    return False
+            continue  # it has ended meanwhile
+        if len(fields) <= RESIDENT or fields[0] in (b"Z", b"X"):
+            continue
+        pid = int(name)
+        table[pid] = fields
+        children.setdefault(int(fields[PARENT]), []).append(pid)
+        groups.setdefault(int(fields[GROUP]), []).append(pid)
+    return table, children, groups
+
+
+def has_living(group: int) -> bool:
+    """Return whether a process group has a member that isn't a zombie; init may be slow to reap those that it inherits."""
+    try:
+        return group in look()[2]
+    except OSError:  # no /proc, so no telling zombies
+        pass
+    try:
+        os.killpg(group, 0)
+    except OSError:
+        return False
+    return True

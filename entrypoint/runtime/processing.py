@@ -1,6 +1,6 @@
 """How a step on Beam or Spark is started: its shim, and the document that the shim is given.
 
-Everything here runs in the runner's own Python, and imports neither engine: both are the user's. What an ordinary step needs
+Everything here runs in the runner's own Python, and imports neither framework: both are the user's. What an ordinary step needs
 of this is nothing, so it is loaded only for a step that has a processing backend or is of one of these kinds.
 """
 
@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 
 from backends import base, wire
-from backends.errors import ConfigError
-from backends.store import claims
+from backends.errors import ConfigError, ZenRunnerError
+from backends.store import claims, keys
+from entrypoint.runtime.run import has_framework, kind_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
     from backends.base import ProcessingBaseBackend
     from backends.store.base import Store
+    from backends.store.records import Record
+    from entrypoint.runtime.claimed import Claimed
+    from entrypoint.runtime.inputs import Inputs
 
 _SHIMS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "shims")
 METRICS = 1 << 18  # bytes of metrics that a record may hold
@@ -27,108 +31,79 @@ EVENTS = "spark-events"
 _DEFAULT = {"beam": "direct", "spark": "spark"}
 
 
-def engine_of(step: Mapping[str, Any]) -> str | None:
-    """Return the engine that a resolved step runs on: ``beam``, ``spark``, or None for an ordinary step."""
-    backend = _backend(step)
-    return None if backend is None else backend.ENGINE
-
-
-def _backend(step: Mapping[str, Any]) -> ProcessingBaseBackend | None:
-    """Return a step's processing backend, the default of its kind where it names none.
+def framework_of(step: Mapping[str, Any]) -> str | None:
+    """Return what a resolved step runs on: ``beam``, ``spark``, or None for an ordinary step.
 
     Raises:
-        ConfigError: it is of no use for this kind of step, or can't be loaded.
+        ConfigError: its backend is of no use for this kind of step, or can't be loaded.
     """
-    from backends.base import ProcessingBaseBackend
-
-    kind = next((kind for kind in _DEFAULT if kind in step), None)
-    block = step.get("backend")
-    if block is None or block["type"] != "processing":
-        if kind is None:
-            return None
-        block = {"type": "processing", "source": _DEFAULT[kind], "args": {}}
-    backend = base.load(block, "processing")
-    assert isinstance(backend, ProcessingBaseBackend)
-    if kind not in (backend.ENGINE, None) or "call" in step:
-        what = kind or "call"
-        raise ConfigError(f"the backend {block['source']!r} runs {backend.ENGINE} and run steps, and this is a {what} step")
-    return backend
+    return _backend(step).FRAMEWORK if has_framework(step) else None
 
 
-def command(
-    step: Mapping[str, Any],
-    *,
-    python: str,
-    scratch: str,
-    name: str,
-    root: str,
-    code: str | None,
-    exclude: Sequence[str],
-    inputs: Mapping[str, Any],
-    outputs: Mapping[str, str],
-    args: Mapping[str, Any],
-    program: Sequence[str],
-    memory: int | None,
-) -> list[str]:
-    """Return the command line of a step on Beam or Spark.
+def command(claimed: Claimed, inputs: Inputs) -> list[str]:
+    """Return the command line of a step on Beam or Spark, and note which of them it is.
 
     Args:
-        step: the resolved step.
-        python: the user's Python.
-        scratch: the attempt's own directory; documents, metrics and event logs go there.
-        name: what the engine calls the job.
-        root: a path or URL of the store under which the engine may keep temporary files.
-        code: the directory with the user's code, None if it is in the image.
-        exclude: what in it is not code.
-        inputs: URLs by name.
-        outputs: URLs by name.
-        args: the step's arguments, filled in.
-        program: of a ``run`` step, filled in.
-        memory: what the container has in bytes, if that is limited.
+        claimed: the attempt; documents, metrics and event logs go to its scratch directory.
+        inputs: what it is given.
 
     Raises:
         ConfigError: the backend is of no use for this kind of step.
     """
-    backend = _backend(step)
-    assert backend is not None
-    if backend.ENGINE == "beam":
-        flags = backend.get_beam_args(name, root)
+    task, run = claimed.task, claimed.task.run
+    backend = _backend(task.step)
+    claimed.framework = backend.FRAMEWORK
+    args = inputs.values(task.step["args"])
+    program = inputs.render(task.step["run"]) if task.kind == "run" else []
+    name = f"{run.config['name']}-{task.name}-{run.run}"
+    if backend.FRAMEWORK == "beam":
+        flags = backend.get_beam_args(name, run.store.url_of(keys.scratch(*claimed.attempt.place)))
         if program:
             return [*program, *flags]
-        spec: dict[str, Any] = {"kind": "beam", "target": step["beam"], "options": flags}
+        spec: dict[str, Any] = {"kind": "beam", "target": task.step["beam"], "options": flags}
     else:
-        spec = _spark(backend, step, name, scratch, code, exclude, memory)
-        spec["program"] = list(program)
+        spec = {**_spark(backend, claimed, name), "program": program}
     spec.update(
-        inputs=inputs,
-        outputs=outputs,
+        inputs=inputs.paths,
+        outputs=inputs.outputs,
         args=args,
-        values=os.path.join(scratch, "values.json"),
-        error=os.path.join(scratch, "error.json"),
-        metrics=os.path.join(scratch, "metrics.json"),
+        values=claimed.file("values.json"),
+        error=claimed.file("error.json"),
+        metrics=claimed.file("metrics.json"),
     )
-    path = os.path.join(scratch, "call.json")
+    path = claimed.file("call.json")
     with open(path, "w") as file:
         file.write(wire.dumps(spec))
-    return [python, os.path.join(_SHIMS, f"{backend.ENGINE}.py"), "@" + path]
+    return [run.python, os.path.join(_SHIMS, f"{backend.FRAMEWORK}.py"), "@" + path]
 
 
-def _spark(
-    backend: Any,
-    step: Mapping[str, Any],
-    name: str,
-    scratch: str,
-    code: str | None,
-    exclude: Sequence[str],
-    memory: int | None,
-) -> dict[str, Any]:
+def _backend(step: Mapping[str, Any]) -> ProcessingBaseBackend:
+    """Return a step's processing backend, the default of its kind where it names none."""
+    from backends.base import ProcessingBaseBackend
+
+    kind, block = kind_of(step), step.get("backend")
+    if block is None or block["type"] != "processing":
+        block = {"type": "processing", "source": _DEFAULT[kind], "args": {}}
+    backend = base.load(block, "processing")
+    assert isinstance(backend, ProcessingBaseBackend)
+    if kind not in (backend.FRAMEWORK, "run"):
+        raise ConfigError(f"the backend {block['source']!r} runs {backend.FRAMEWORK} and run steps, and this is a {kind} step")
+    return backend
+
+
+def _spark(backend: Any, claimed: Claimed, name: str) -> dict[str, Any]:
     from backends.processing.spark import masters
 
-    conf = backend.get_spark_conf(name, step["image"], memory)
+    task, run = claimed.task, claimed.task.run
+    code = run.cwd if run.config["code"] else None
+    memory = task.memory or task.step["resources"]["memory"]
+    if not memory and run.group is not None and task.alone:
+        memory = run.group.limit()
+    conf = backend.get_spark_conf(name, task.step["image"], memory)
     if backend.is_local:  # /tmp may be in memory, where what is spilled to would count against the step
-        conf.setdefault("spark.local.dir", os.path.join(scratch, "spark-local"))
+        conf.setdefault("spark.local.dir", claimed.file("spark-local"))
     if backend.event_log:
-        events = os.path.join(scratch, EVENTS)
+        events = claimed.file(EVENTS)
         os.makedirs(events, exist_ok=True)
         conf.update({"spark.eventLog.enabled": "true", "spark.eventLog.dir": f"file://{events}"})
     files = []
@@ -138,10 +113,10 @@ def _spark(
             raise ConfigError(f"py_files: {path} does not exist; paths start from the code's directory")
         files.append(path)
     if not backend.is_local and code is not None:
-        files.append(_zip(code, exclude, os.path.join(scratch, CODE)))
+        files.append(_zip(code, [run.store.root] if run.store.root else [], claimed.file(CODE)))
     return {
         "kind": "spark",
-        "target": step.get("spark", "spark-submit"),
+        "target": task.step.get("spark", "spark-submit"),
         "master": backend.master,
         "addresses": masters(backend.master),
         "local": backend.is_local,
@@ -164,14 +139,25 @@ def _zip(code: str, exclude: Sequence[str], path: str) -> str:
     return path
 
 
-def metrics(scratch: str) -> dict[str, Any] | None:
-    """Return what the engine counted, as its shim wrote it; None if it wrote nothing of use."""
+def add_counts(claimed: Claimed, framework: str, record: Record) -> None:
+    """Add to a record what the framework counted, and keep Spark's event log."""
+    record["engine"] = framework
+    record["metrics"] = read_metrics(claimed.file("metrics.json"))
+    if framework == "spark":
+        try:
+            record["event_log"] = keep_events(claimed.task.run.store, claimed.attempt, claimed.scratch)
+        except (ZenRunnerError, OSError) as error:  # the result doesn't hang on it
+            record["event_log_lost"] = str(error)
+
+
+def read_metrics(path: str) -> dict[str, Any]:
+    """Return what the framework counted, as its shim wrote it; nothing if that is of no use."""
     try:
-        with open(os.path.join(scratch, "metrics.json"), "rb") as file:
-            found = wire.loads(file.read(METRICS))
+        with open(path, "rb") as file:
+            counts = wire.loads(file.read(METRICS))
     except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+        return {}
+    return counts if isinstance(counts, dict) else {}
 
 
 def keep_events(store: Store, attempt: claims.Attempt, scratch: str) -> list[str]:

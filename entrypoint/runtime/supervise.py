@@ -8,94 +8,29 @@ from __future__ import annotations
 
 import os
 import select
-import sys
 from time import monotonic
 
-from entrypoint.runtime.proc import find_program, has_living, read_io
+from entrypoint.runtime.child import Process
+from entrypoint.runtime.proc import find_program, read_io
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
     from collections.abc import Callable, Mapping, Sequence
     from typing import Any
-
-    from entrypoint.runtime.usage import Tree
-
-    Io = tuple[int, int, int, int]
 else:
     import _signal as signal
 
 
 STDOUT, STDERR = 1, 2
-CHUNK = 65536  # bytes a read: a Linux pipe's default capacity
 PIPE_BUF = 4096  # POSIX's PIPE_BUF on Linux: what poll() promises a writer can take without blocking
-TAIL = 2048  # bytes of output kept for the record
 KILL_WAIT = 5.0  # seconds that output may still come after SIGKILL, before pipes are closed on whoever holds them
-LEFTOVER_GRACE = 2.0  # seconds for background processes of a step whose own process has ended
 SAMPLE_AFTER = 1.0  # seconds until a step's use is looked at; a shorter one is none the slower for it
 _CAN_PEEK = hasattr(os, "waitid")  # not on macOS before Python 3.13
 # What is passed on to the step beside the stop signals, as tini and dumb-init do.
 FORWARDED = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
 # CPython ignores these; a program that we start must find them as a shell would leave them.
 _RESET = tuple(number for number in (signal.SIGPIPE, getattr(signal, "SIGXFSZ", None)) if number is not None)
-
-
-class Process:
-    """One supervised child and what is known of it.
-
-    ``status`` is None while it runs, then 0..255, or 128 + N if signal N ended it (``signal`` is N then). ``reason`` says who
-    ended it: None for itself, else what ``stop`` was given, or ``timeout``. ``tree`` is there once its use was looked at.
-    """
-
-    __slots__ = (
-        "_deadline",
-        "_drain_until",
-        "_fds",
-        "_grace",
-        "_kill_at",
-        "cpu_seconds",
-        "ended",
-        "io",
-        "max_rss",
-        "output",
-        "pid",
-        "reason",
-        "signal",
-        "started",
-        "status",
-        "tail",
-        "tree",
-    )
-
-    def __init__(
-        self, pid: int, fds: dict[int, int], output: Callable[[int, bytes], None], timeout: float | None, grace: float
-    ) -> None:
-        self.pid = pid
-        self.output = output
-        self.started = monotonic()
-        self.ended = 0.0
-        self.status: int | None = None
-        self.signal: int | None = None
-        self.reason: str | None = None
-        self.tail = b""
-        self.cpu_seconds = 0.0
-        self.max_rss = 0
-        self.io: Io | None = None
-        self.tree: Tree | None = None
-        self._fds = fds
-        self._grace = grace
-        self._deadline = None if timeout is None else self.started + timeout
-        self._kill_at: float | None = None
-        self._drain_until: float | None = None
-
-    def _signal_group(self, number: int) -> bool:
-        try:
-            os.killpg(self.pid, number)
-        except ProcessLookupError:
-            return False
-        except PermissionError:  # macOS's answer for a group of zombies; a set-uid child's on Linux
-            return self.status is None
-        return True
 
 
 class Supervisor:
@@ -144,7 +79,7 @@ class Supervisor:
     def kill(self) -> None:
         """End all processes at once."""
         for process in list(self._processes.values()):
-            self.stop(process, "terminated", now=True)
+            process.stop("terminated", now=True)
         while self._processes:
             self.poll(1.0)
 
@@ -217,20 +152,8 @@ class Supervisor:
         if self._sample_at is None:
             self._sample_at = process.started + SAMPLE_AFTER
         if self.stopped_by is not None:  # the signal came between the caller's last look and now
-            self.stop(process, "terminated")
+            process.stop("terminated")
         return process
-
-    def stop(self, process: Process, reason: str, number: int = signal.SIGTERM, now: bool = False) -> None:
-        """Ask a process group to end, and kill it when its grace period is over, or ``now``; once asked, only ``now`` counts."""
-        if process.status is not None:
-            return
-        if process.reason is None:
-            process.reason = reason
-            process._kill_at = monotonic() + process._grace
-            process._signal_group(number)
-            process._signal_group(signal.SIGCONT)  # a stopped process would sleep through SIGTERM
-        if now:
-            process._kill_at = monotonic()
 
     def wake(self) -> None:
         """Make a ``poll`` with a timeout return at once, this one or the next; from any thread."""
@@ -267,7 +190,7 @@ class Supervisor:
         while view and fd not in self._dead_streams:
             if not poller.poll(200):
                 self._signals_and_deadlines()
-                running = any(process.status is None and process._kill_at is None for process in self._processes.values())
+                running = any(process.is_left_alone() for process in self._processes.values())
                 gave_up = None if running else gave_up or monotonic() + KILL_WAIT
                 if gave_up is not None and monotonic() > gave_up:
                     self._dead_streams.add(fd)  # everything is over but a reader that reads nothing
@@ -287,12 +210,12 @@ class Supervisor:
         if self.stopped_by is None:
             self.stopped_by = number
         for process in list(self._processes.values()):
-            self.stop(process, "terminated", number, now=again)
+            process.stop("terminated", number, now=again)
 
     def _on_other(self, number: int, frame: object) -> None:
         for process in list(self._processes.values()):
             if process.status is None:
-                process._signal_group(number)
+                process.signal_group(number)
 
     def _service(self, until: float | None) -> list[Process]:
         """One turn of the loop: wait for something, read what was printed, see to deadlines and ends."""
@@ -301,35 +224,17 @@ class Supervisor:
         owner: dict[int, Process] = {}
         deadlines = [at for at in (until, self._sample_at) if at is not None]
         for process in self._processes.values():
-            for fd in process._fds:
+            for fd in process.fds:
                 poller.register(fd, select.POLLIN)
                 owner[fd] = process
-            deadlines += [at for at in (process._deadline, process._kill_at) if at is not None]
-            if process._drain_until is not None:  # the last of a group can end without a SIGCHLD to us
-                deadlines.append(monotonic() + 0.01)
+            deadlines += process.deadlines()
         wait = None if not deadlines else max(0.0, min(deadlines) - monotonic()) * 1000
         # Rounded up, or the loop would spin through the last millisecond before a deadline.
         for fd, _ in poller.poll(None if wait is None else int(wait) + 1):
             if fd != self._wake_read:
-                self._read(owner[fd], fd)
+                owner[fd].read(fd)
         self._signals_and_deadlines()
         return self._ends()
-
-    def _read(self, process: Process, fd: int) -> bool:
-        """Pass one chunk on; return whether there was any."""
-        try:
-            data = os.read(fd, CHUNK)
-        except BlockingIOError:
-            return False
-        except OSError:
-            data = b""
-        if not data:
-            process._fds.pop(fd)
-            os.close(fd)
-            return False
-        process.tail = (process.tail + data)[-TAIL:]
-        process.output(process._fds[fd], data)
-        return True
 
     def _signals_and_deadlines(self) -> None:
         try:
@@ -338,24 +243,22 @@ class Supervisor:
             pass
         now = monotonic()
         for process in list(self._processes.values()):
-            if process._deadline is not None and now >= process._deadline:
-                process._deadline = None
-                self.stop(process, "timeout")
-            if process._kill_at is not None and now >= process._kill_at:
-                process._kill_at = None
-                process._signal_group(signal.SIGKILL)
+            process.keep_deadlines(now)
         self._reap()
         if self._sample_at is not None and now >= self._sample_at:
             self._sample_at = self._sample(now)
 
     def _sample(self, now: float) -> float | None:
         """Look at what the running processes use; return when to look again, None once none is running."""
-        running = [process for process in self._processes.values() if process.status is None]
+        running = {pid: process.tree for pid, process in self._processes.items() if process.status is None}
         if not running:
             return None
-        from entrypoint.runtime import usage as accounting
+        from entrypoint.runtime import usage
 
-        return now + accounting.sample(running)
+        trees, pause = usage.sample(running)
+        for pid, tree in trees.items():
+            self._processes[pid].tree = tree
+        return now + pause
 
     def _reap(self) -> None:
         pids = [-1] if self._is_init else [pid for pid, process in self._processes.items() if process.status is None]
@@ -379,44 +282,15 @@ class Supervisor:
                     break
                 process = self._processes.get(pid)
                 if process is not None and process.status is None:
-                    code = os.waitstatus_to_exitcode(status)
-                    process.signal = -code if code < 0 else None
-                    process.status = 128 - code if code < 0 else code
-                    process.ended = monotonic()
-                    process.cpu_seconds = usage.ru_utime + usage.ru_stime
-                    process.io = io
-                    process.max_rss = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-                    process._deadline = None
+                    process.reaped(status, usage, io)
                 if wanted != -1:
                     break
 
     def _ends(self) -> list[Process]:
-        """See to processes whose own process has ended: drain them, end what they left in the background, hand them over."""
+        """Hand over the processes of which nothing is left."""
         over = []
         for pid, process in list(self._processes.items()):
-            if process.status is None:
-                continue
-            for fd in list(process._fds):
-                while self._read(process, fd):
-                    pass
-            now = monotonic()
-            if process._drain_until is None and process._signal_group(0) and has_living(pid):
-                if process.reason is None:
-                    process._signal_group(signal.SIGTERM)
-                    process._drain_until = now + LEFTOVER_GRACE
-                else:  # they got their SIGTERM, and have what is left of the grace period
-                    process._drain_until = process._kill_at or now
-                continue
-            if process._drain_until is not None and now < process._drain_until and has_living(pid):
-                continue
-            if process._drain_until is not None:
-                process._signal_group(signal.SIGKILL)
-                for fd in list(process._fds):
-                    while self._read(process, fd):
-                        pass
-            for fd in list(process._fds):  # held by a process that left the group
-                os.close(fd)
-                process._fds.pop(fd)
-            del self._processes[pid]
-            over.append(process)
+            if process.is_over():
+                del self._processes[pid]  # at once: output of the next may be slow to pass on, and signals are served meanwhile
+                over.append(process)
         return over

@@ -1,8 +1,6 @@
 """What the running steps use: CPU, memory and I/O of all their processes, from the kernel's tables.
 
 Imported when the first step has run for a second. One look at /proc serves all steps of this process.
-
-Source: proc(5), ``/proc/[pid]/stat`` and ``/proc/[pid]/io``; the kernel's Documentation/filesystems/proc.rst.
 """
 
 from __future__ import annotations
@@ -10,26 +8,19 @@ from __future__ import annotations
 import os
 from time import thread_time
 
-from entrypoint.runtime.proc import read_io
+from entrypoint.runtime.proc import PARENT, RESIDENT, START, TIMES, look, read_io
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from entrypoint.runtime.proc import Io
-    from entrypoint.runtime.supervise import Process
-
-    Table = dict[int, list[bytes]]
+    from entrypoint.runtime.proc import Io, Table
 
 EVERY = 1.0  # seconds between two looks
 SHARE = 200  # a look may cost a two-hundredth of the time until the next: half a percent of a core, however many processes
-PROC = "/proc"
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _NO_IO: Io = (0, 0, 0, 0)
-
-# Fields of /proc/[pid]/stat after the name in brackets, which may hold anything.
-_PARENT, _GROUP, _USER, _SYSTEM, _CHILDREN_USER, _CHILDREN_SYSTEM, _START, _RESIDENT = 1, 2, 11, 12, 13, 14, 19, 21
 
 
 class _Member:
@@ -38,9 +29,9 @@ class _Member:
     __slots__ = ("cpu", "io", "is_beside", "parent", "start")
 
     def __init__(self, fields: list[bytes], io: Io) -> None:
-        self.start = fields[_START]
-        self.parent = int(fields[_PARENT])
-        self.cpu = sum(int(fields[field]) for field in (_USER, _SYSTEM, _CHILDREN_USER, _CHILDREN_SYSTEM)) / _TICKS
+        self.start = fields[START]
+        self.parent = int(fields[PARENT])
+        self.cpu = sum(int(fields[field]) for field in TIMES) / _TICKS
         self.io = io
         self.is_beside = False
 
@@ -72,7 +63,7 @@ class Tree:
 
     def update(self, table: Table, children: dict[int, list[int]], groups: dict[int, list[int]]) -> None:
         """Take in one look at /proc."""
-        known = [pid for pid, member in self._members.items() if pid in table and table[pid][_START] == member.start]
+        known = [pid for pid, member in self._members.items() if pid in table and table[pid][START] == member.start]
         lineage = set(_below([self.root], children)) if self.root in table else set()
         everyone = lineage | set(_below([*groups.get(self.root, ()), *known], children))
         members = {}
@@ -80,7 +71,7 @@ class Tree:
         for pid in everyone & table.keys():
             members[pid] = member = _Member(table[pid], read_io(pid) or _NO_IO)
             member.is_beside = pid not in lineage
-            rss += int(table[pid][_RESIDENT]) * _PAGE
+            rss += int(table[pid][RESIDENT]) * _PAGE
         for pid, gone in self._members.items():
             # The kernel adds an ended process to the one that waited for it. A member's parent did that; init is no member.
             again = members.get(pid)
@@ -117,40 +108,21 @@ def _below(pids: Iterable[int], children: dict[int, list[int]]) -> Iterator[int]
         left += more
 
 
-def look() -> tuple[Table, dict[int, list[int]], dict[int, list[int]]]:
-    """Return the fields of every living process, the children of each, and the members of each group."""
-    table: Table = {}
-    children: dict[int, list[int]] = {}
-    groups: dict[int, list[int]] = {}
-    for name in os.listdir(PROC):
-        if not name.isdigit():
-            continue
-        try:
-            descriptor = os.open(f"{PROC}/{name}/stat", os.O_RDONLY)
-            try:
-                fields = os.read(descriptor, 1024).rpartition(b")")[2].split(None, _RESIDENT + 1)
-            finally:
-                os.close(descriptor)
-        except OSError:
-            continue  # it has ended meanwhile
-        if len(fields) <= _RESIDENT or fields[0] in (b"Z", b"X"):
-            continue
-        pid = int(name)
-        table[pid] = fields
-        children.setdefault(int(fields[_PARENT]), []).append(pid)
-        groups.setdefault(int(fields[_GROUP]), []).append(pid)
-    return table, children, groups
+def sample(trees: Mapping[int, Tree | None]) -> tuple[dict[int, Tree], float]:
+    """Look at all processes once.
 
+    Args:
+        trees: by the pid of each step's own process; None for one that was never looked at.
 
-def sample(processes: Iterable[Process]) -> float:
-    """Look once, bring every process's ``tree`` up to date, and return the seconds until the next look."""
+    Returns:
+        The trees, brought up to date, and the seconds until the next look.
+    """
     began = thread_time()
     try:
         seen = look()
     except OSError:  # no /proc (macOS): what the kernel says at the end is all there is
-        return 3600.0
-    for process in processes:
-        if process.tree is None:
-            process.tree = Tree(process.pid)
-        process.tree.update(*seen)
-    return max(EVERY, (thread_time() - began) * SHARE)
+        return {}, 3600.0
+    now = {pid: tree or Tree(pid) for pid, tree in trees.items()}
+    for tree in now.values():
+        tree.update(*seen)
+    return now, max(EVERY, (thread_time() - began) * SHARE)

@@ -31,7 +31,6 @@ FLOORS = (
 # Cycles that are still there, as sets of modules.
 CYCLES = {
     frozenset(f"backends.orchestrator.docker{name}" for name in ("", ".launcher", ".render")),
-    frozenset({"entrypoint.runtime.supervise", "entrypoint.runtime.usage"}),
 }
 # Loaded only where a client is built: with the platform's client the start would take seconds, and its absence would break
 # what does not need it.

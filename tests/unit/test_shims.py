@@ -88,8 +88,8 @@ def test_of_several_tracebacks_the_last_one_counts() -> None:
 
 @pytest.mark.parametrize("text", ['{"counters": [', "", "[1]", "é", "{" + " " * processing.METRICS + "}"])
 def test_torn_metrics_are_none(tmp_path: Path, text: str) -> None:
-    assert processing.metrics(str(tmp_path)) is None
+    assert processing.read_metrics(str(tmp_path / "metrics.json")) == {}
     (tmp_path / "metrics.json").write_bytes(text.encode("latin-1"))
-    assert processing.metrics(str(tmp_path)) is None
+    assert processing.read_metrics(str(tmp_path / "metrics.json")) == {}
     (tmp_path / "metrics.json").write_text('{"a": 1}')
-    assert processing.metrics(str(tmp_path)) == {"a": 1}
+    assert processing.read_metrics(str(tmp_path / "metrics.json")) == {"a": 1}

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from entrypoint.runtime import usage
+from entrypoint.runtime.proc import look
 from entrypoint.runtime.usage import Tree
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -23,7 +22,7 @@ class Machine:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         self.folder = folder
         self.io: dict[int, tuple[int, int, int, int]] = {}
-        monkeypatch.setattr(usage, "PROC", str(folder))
+        monkeypatch.setattr("entrypoint.runtime.proc.PROC", str(folder))
         monkeypatch.setattr(usage, "read_io", lambda pid: self.io.get(pid))
 
     def has(
@@ -84,7 +83,7 @@ def test_descendants_and_the_group_count_and_nobody_else(proc: Machine) -> None:
     proc.has(104, 100, 100, cpu=9, pages=90, state="Z")
     proc.io = {100: (1, 0, 0, 0), 102: (10, 0, 0, 5), 103: (100, 1, 2, 3)}
     tree = Tree(100)
-    tree.update(*usage.look())
+    tree.update(*look())
     assert tree.pids == {100, 101, 102, 103}
     assert (tree.cpu_seconds, tree.rss, tree.io) == (10, 100 * PAGE, (111, 1, 2, 8))
     assert tree.beside() == (4, (100, 1, 2, 3))  # of 103 alone the step's own process will never know
@@ -94,12 +93,12 @@ def test_a_daemon_that_was_seen_before_it_left_still_counts(proc: Machine) -> No
     proc.has(100, 50, 100)
     proc.has(101, 100, 101, cpu=2)
     tree = Tree(100)
-    tree.update(*usage.look())
+    tree.update(*look())
     proc.has(101, 1, 101, cpu=5)  # its parent ended, init took it, and it has a group of its own
-    tree.update(*usage.look())
+    tree.update(*look())
     assert (set(tree.pids), tree.cpu_seconds) == ({100, 101}, 5)
     proc.lacks(101)
-    tree.update(*usage.look())
+    tree.update(*look())
     assert (set(tree.pids), tree.cpu_seconds, tree.beside()[0]) == ({100}, 5, 5)  # it has ended, and what it used has not
 
 
@@ -107,10 +106,10 @@ def test_an_ended_child_is_not_counted_twice(proc: Machine) -> None:
     proc.has(100, 50, 100, cpu=1)
     proc.has(101, 100, 100, cpu=2)
     tree = Tree(100)
-    tree.update(*usage.look())
+    tree.update(*look())
     proc.lacks(101)
     proc.has(100, 50, 100, cpu=1, waited=2)
-    tree.update(*usage.look())
+    tree.update(*look())
     assert (tree.cpu_seconds, tree.beside()[0]) == (3, 0)
 
 
@@ -118,9 +117,9 @@ def test_a_pid_that_is_used_again_is_another_process(proc: Machine) -> None:
     proc.has(100, 50, 100)
     proc.has(101, 1, 100, cpu=2)
     tree = Tree(100)
-    tree.update(*usage.look())
+    tree.update(*look())
     proc.has(101, 50, 50, cpu=500, start=8)
-    tree.update(*usage.look())
+    tree.update(*look())
     assert (set(tree.pids), tree.cpu_seconds) == ({100}, 2)
 
 
@@ -128,27 +127,26 @@ def test_the_peak_stays(proc: Machine) -> None:
     tree = Tree(100)
     for pages in (5, 50, 2):
         proc.has(100, 50, 100, pages=pages)
-        tree.update(*usage.look())
+        tree.update(*look())
     assert (tree.rss, tree.rss_peak) == (2 * PAGE, 50 * PAGE)
 
 
 @pytest.mark.large
 def test_the_pause_grows_with_the_machine(proc: Machine) -> None:
-    process: Any = SimpleNamespace(pid=100, tree=None)
     proc.has(100, 50, 100)
-    assert usage.sample([process]) >= usage.EVERY
+    trees, pause = usage.sample({100: None})
+    assert pause >= usage.EVERY
     for pid in range(1000, 11_000):
         proc.has(pid, 1, pid)
     began = time.thread_time()
-    delay = usage.sample([process])
+    again, delay = usage.sample(trees)
     cost = time.thread_time() - began
-    assert process.tree.pids == {100}
+    assert again[100] is trees[100] and again[100].pids == {100}
     # A two-hundredth of a core, however large the table. The clock around it has a little more to time than the one inside.
     assert delay > cost * usage.SHARE * 0.8 and delay > usage.EVERY
 
 
 def test_without_proc_the_kernels_last_word_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(usage, "PROC", str(tmp_path / "none"))
-    process: Any = SimpleNamespace(pid=100, tree=None)
-    assert usage.sample([process]) > 600
-    assert process.tree is None
+    monkeypatch.setattr("entrypoint.runtime.proc.PROC", str(tmp_path / "none"))
+    trees, pause = usage.sample({100: None})
+    assert (trees, pause > 600) == ({}, True)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from backends import __version__
 from entrypoint.cli.doctor.finding import FAIL, LIMIT, NOT_APPLICABLE, OK, WARN, Finding, Place
-from entrypoint.runtime.processing import engine_of
+from entrypoint.runtime.processing import framework_of
 
 
 def check_runner(place: Place) -> Finding:
@@ -47,7 +47,7 @@ def check_jvm(place: Place) -> Finding:
     """Check whether there is a JVM, which steps on Spark need."""
     home = place.environ.get("JAVA_HOME", "")
     java = f"{home}/bin/java" if home else shutil.which("java", path=place.environ.get("PATH", os.defpath))
-    needed = place.needing(lambda step: engine_of(step) == "spark")
+    needed = place.needing(lambda step: framework_of(step) == "spark")
     fix = "install a JRE (17 or 21) and set JAVA_HOME, or use the spark image"
     if not java:
         if needed:
@@ -65,7 +65,7 @@ def check_jvm(place: Place) -> Finding:
 
 def check_packages(place: Place) -> Finding:
     """Check whether the steps' Python has the packages of the engines that they run on."""
-    needed = {engine_of(step) for step in place.steps.values()} - {None}
+    needed = {framework_of(step) for step in place.steps.values()} - {None}
     if not needed:
         return Finding("engines", NOT_APPLICABLE, "no step runs on Beam or Spark")
     present, missing = [], []
@@ -83,7 +83,7 @@ def check_packages(place: Place) -> Finding:
         else:
             present.append(f"{package} {said}")
     if missing:
-        who = place.needing(lambda step: engine_of(step) in [engine for engine, _ in missing])
+        who = place.needing(lambda step: framework_of(step) in [engine for engine, _ in missing])
         packages = " and ".join(package for _, package in missing)
         fix = f"use the image {' or '.join(f'zen-runner:{engine}' for engine, _ in missing)}, or pip install {packages}"
         return Finding("engines", WARN, f"the step's Python has no {packages}, which {who} needs", fix)

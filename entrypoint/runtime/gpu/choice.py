@@ -212,7 +212,7 @@ def users(gpu: Gpu) -> list[tuple[int, int | None]]:
 
 
 def is_busy(step: str, wanted: Mapping[str, Any], visible: str | None, environ: Mapping[str, str], held: Iterable[str]) -> bool:
-    """Tell whether a step has to wait for devices that other steps of this process have; every other trouble is for ``Claim``."""
+    """Return whether a step has to wait for devices that other steps here have; every other trouble is for ``Claim``."""
     try:
         stock = take_stock(environ)
     except (PlacementError, InfraError):

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
+    from entrypoint.runtime.child import Process
     from entrypoint.runtime.gpu.inventory import Gpu
-    from entrypoint.runtime.supervise import Process
 
 
 EVERY = 1.0  # seconds between two looks at a device
@@ -64,7 +64,6 @@ class Claim:
         self._held = held
         self._mine = set() if is_own else {gpu.uuid for gpu in self.gpus}
         held |= self._mine
-        self._process: Process | None = None
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -80,35 +79,33 @@ class Claim:
 
         In a thread of its own: a driver in trouble can hold a call for minutes, and stops and timeouts must be served then, too.
         """
-        self._process = process
-        self._thread = threading.Thread(target=self._watch, name="zen-runner-gpu", daemon=True)
+        self._thread = threading.Thread(target=self._watch, args=(process,), name="zen-runner-gpu", daemon=True)
         self._thread.start()
 
-    def _watch(self) -> None:
+    def _watch(self, process: Process) -> None:
         delay = EVERY
         while not self._over.wait(delay):
             began = thread_time()
-            self._sample()
+            self._sample(process)
             delay = max(EVERY, (thread_time() - began) * SHARE)
 
-    def _sample(self) -> None:
+    def _sample(self, process: Process) -> None:
         import pynvml
 
         for gpu in self.gpus:
             if gpu.lost is None:
                 try:
-                    self._sample_memory(gpu, pynvml)
+                    self._sample_memory(gpu, process, pynvml)
                     self._sample_rate(gpu, pynvml)
                 except pynvml.NVMLError as error:
                     gpu.lost = words(error)
 
-    def _sample_memory(self, gpu: Gpu, nvml: Any) -> None:
-        assert self._process is not None
+    def _sample_memory(self, gpu: Gpu, process: Process, nvml: Any) -> None:
         memory = _quiet(nvml, nvml.nvmlDeviceGetMemoryInfo, gpu.handle)
         if memory is not None:
             gpu.used = max(gpu.used or 0, int(memory.used))
-        tree = self._process.tree
-        pids = tree.pids if tree is not None else (self._process.pid,)
+        tree = process.tree
+        pids = tree.pids if tree is not None else (process.pid,)
         mine = [used for pid, used in users(gpu) if pid in pids and used is not None]
         if mine:
             gpu.peak = max(gpu.peak or 0, sum(mine))
@@ -119,14 +116,14 @@ class Claim:
             number, total, highest = gpu.rates
             gpu.rates = number + 1, total + rates.gpu, max(highest, rates.gpu)
 
-    def lost(self) -> str | None:
+    def lost(self, process: Process) -> str | None:
         """Look once more, and return which device was lost, in words; None if all are well."""
         self._over.set()
         if self._thread is not None:
             self._thread.join(EVERY)
             if self._thread.is_alive():
                 return f"{self.gpus[0].label}: its driver does not answer"
-        self._sample()
+        self._sample(process)
         return next((f"{gpu.label} ({gpu.uuid}): {gpu.lost}" for gpu in self.gpus if gpu.lost), None)
 
     def usage(self) -> list[dict[str, Any]]:

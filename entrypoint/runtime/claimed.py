@@ -1,0 +1,208 @@
+"""A step that this process is to attempt, and then owns: its claim, its signs of life, its log."""
+
+from __future__ import annotations
+
+import os
+from time import monotonic
+
+from backends import outcome
+from backends.errors import ZenRunnerError
+from backends.process import utc
+from backends.store import claims, keys, records
+from entrypoint.runtime.logs import Log, Uploader
+from entrypoint.runtime.meter import Meter
+from entrypoint.runtime.run import kind_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from backends.store.records import Record
+    from entrypoint.runtime.child import Process
+    from entrypoint.runtime.run import Run
+    from entrypoint.runtime.supervise import Supervisor
+
+
+class Task:
+    """A step that this process is to attempt.
+
+    Args:
+        run: what it shares with others.
+        name: the step.
+        supervisor: who watches its process.
+        output: gets (stream, bytes) beside the log.
+        memory: bytes that this attempt may use, enforced where a control group can be made; None for what the container has.
+        alone: this is the only step in this control group, so that its out-of-memory counter speaks of this step.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        name: str,
+        supervisor: Supervisor,
+        output: Callable[[int, bytes], None],
+        *,
+        memory: int | None = None,
+        alone: bool = True,
+    ) -> None:
+        self.run = run
+        self.name = name
+        self.step: dict[str, Any] = run.config["steps"][name]
+        self.kind = kind_of(self.step)
+        self.supervisor = supervisor
+        self.output = output
+        self.memory = memory
+        self.alone = alone
+        self._started = utc()
+        self._began = monotonic()
+
+    def record(
+        self,
+        kind: str,
+        message: str,
+        code: int | None = None,
+        *,
+        attempt: int = 0,
+        process: Process | None = None,
+        inputs: Mapping[str, str] | None = None,
+        usage: Mapping[str, Any] | None = None,
+    ) -> Record:
+        """Return the record of an attempt that ends now; without an ``attempt``, of one that never began."""
+        record = records.make_record(
+            self.run.run,
+            self.name,
+            attempt,
+            kind,
+            message,
+            code=code,
+            started=self._started,
+            seconds=round(monotonic() - self._began, 3),
+            status=process.status if process is not None else None,
+            signal=process.signal if process is not None else None,
+            inputs=inputs,
+            config=self.run.sha,
+            usage=usage,
+        )
+        record["platform"] = self.run.platform
+        record["image"] = self.run.image_digest
+        return record
+
+    def claim(self) -> Claimed:
+        """Make this process the owner of the step.
+
+        Raises:
+            AlreadyDone: there is nothing to do.
+            DuplicateError: another live attempt holds the step.
+            InfraError: the store could not be reached.
+        """
+        run = self.run
+        self._refuse_retry()
+        owner: dict[str, Any] = {"config": run.sha, "platform": run.platform}
+        if run.group is not None:
+            owner["cgroup"] = run.group.path
+            owner["oom_kill"] = run.group.oom_kills()
+        if run.store.root is not None:
+            attempt = claims.claim(run.store, run.run, self.name, owner)
+            return Claimed(self, attempt, os.path.join(run.store.root, keys.scratch(*attempt.place)))
+        import tempfile
+
+        owner["scratch"] = scratch = tempfile.mkdtemp(prefix="zen-runner-")
+        return Claimed(self, claims.claim(run.store, run.run, self.name, owner), scratch)
+
+    def _refuse_retry(self) -> None:
+        """End as the last attempt did where the platform repeats any that failed, and this one should not be repeated.
+
+        Both have the platform's same name then; another submission, or a person's retry, gives another or starts anew.
+        """
+        run = self.run
+        if run.environ.get("ZEN_RUNNER_RETRY") != "any" or run.environ.get("KFP_RETRY_INDEX") == "0":
+            return
+        numbers = records.attempts(run.store, run.run, self.name)
+        last = records.result(run.store, run.run, self.name, numbers[-1]) if numbers else None
+        if last is None or last["class"] == outcome.SUCCESS or last.get("platform") != run.platform:
+            return
+        if not outcome.is_retried(last["class"], last["exit_code"], self.step["retry"]["on"]):
+            raise claims.AlreadyDone(last)
+
+
+class Claimed:
+    """A step that this process owns; it says that it lives until it is `silent`.
+
+    Args:
+        task: the step.
+        attempt: the claim.
+        scratch: a directory of the attempt's own, which need not be there yet.
+
+    Attributes:
+        digests: of the inputs that it has by now, by name.
+        meter: what it uses.
+        framework: what it runs on beside Python, ``beam`` or ``spark``, once that is known.
+        cache_key: where its success is to be found by others.
+    """
+
+    def __init__(self, task: Task, attempt: claims.Attempt, scratch: str) -> None:
+        self.task = task
+        self.attempt = attempt
+        self.scratch = scratch
+        self.digests: dict[str, str] = {}
+        self.meter = Meter()
+        self.framework: str | None = None
+        self.cache_key: str | None = None
+        self._is_fenced = False
+        self._uploader: Uploader | None = None
+        store = task.run.store
+        if store.root is not None:
+            self._log = Log(os.path.join(store.root, keys.logs(*attempt.place)))
+        else:
+            self._log = Log(os.path.join(scratch, "log"))
+            self._uploader = Uploader(store, attempt, self._log, self._beat, records.HEARTBEAT_EVERY)
+        task.supervisor.beat(records.HEARTBEAT_EVERY, self._tick)
+
+    def file(self, name: str) -> str:
+        """Return the path of a file in the scratch directory."""
+        return os.path.join(self.scratch, name)
+
+    def record(self, kind: str, message: str, code: int | None = None) -> Record:
+        """Return the record of this attempt if it ends now."""
+        number, process = self.attempt.number, self.meter.process
+        return self.task.record(
+            kind, message, code, attempt=number, process=process, inputs=self.digests, usage=self.meter.read()
+        )
+
+    def print(self, stream: int, data: bytes) -> None:
+        """Pass on what the step prints, and keep it."""
+        self.task.output(stream, data)
+        (self._uploader or self._log).write(data)
+
+    def silent(self) -> None:
+        """Say no more that this attempt lives."""
+        self.task.supervisor.unbeat(self._tick)
+
+    def publish(self, record: Record) -> None:
+        """Bring the rest of the log into the store, and the record last.
+
+        Raises:
+            DuplicateError: the attempt was declared dead before.
+            InfraError: the store could not be written.
+        """
+        if self._log.lost is not None:
+            record["log_lost"] = str(self._log.lost)
+        if self._uploader is not None:
+            self._uploader.close()
+            self._uploader.flush()
+        self.attempt.finish(record)
+
+    def _beat(self) -> None:
+        """Tell the store that this attempt lives; learn whether another took over."""
+        try:
+            if not self.attempt.heartbeat({"usage": self.meter.read()}):
+                self._is_fenced = True
+        except (ZenRunnerError, OSError):
+            pass  # a store that is away for a while is no reason to stop; the end of the step tells
+
+    def _tick(self) -> None:
+        if self._uploader is None:
+            self._beat()
+        if self._is_fenced and self.meter.process is not None:
+            self.meter.process.stop("fenced")
