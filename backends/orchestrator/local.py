@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from backends import graph, wire
-from backends.errors import ConfigError, Problem, UsageError
+from backends import arguments, graph, wire
+from backends.errors import UsageError
 from backends.orchestrator.driven.backend import ClientDrivenBackend, end_orphans
 
 TYPE_CHECKING = False
@@ -23,8 +23,7 @@ class OrchestratorLocalBackend(ClientDrivenBackend):
     """
 
     def __init__(self, max_parallel: int | None = None, keep_going: bool = False) -> None:
-        if max_parallel is not None and max_parallel < 1:
-            raise ConfigError([Problem("", "args.max_parallel", f"must be at least 1, not {max_parallel}")])
+        arguments.refuse(arguments.at_least(1, max_parallel=max_parallel))
         self.max_parallel = max_parallel
         self.keep_going = keep_going
 

@@ -22,7 +22,7 @@ FLOORS = (
     ("base",),
     ("calls", "platform"),
     ("config",),
-    ("shipping",),
+    ("arguments", "shipping"),
     ("orchestrator.driven", "processing", "training"),
     ("orchestrator.remote",),
     ("orchestrator",),  # every backend of it is a room of its own, and none imports another

@@ -10,8 +10,8 @@ store's records. Either way it is ``driver.drive`` that takes the run to its end
 
 from __future__ import annotations
 
-from backends import graph, outcome, wire
-from backends.errors import ConfigError, Problem, UsageError
+from backends import arguments, graph, outcome, wire
+from backends.errors import UsageError
 from backends.execution import Execution
 from backends.orchestrator.beam.launchers import Elsewhere, Guarded, Reached
 from backends.orchestrator.beam.program import SETTLE, Beam
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Literal
 
+    from backends.errors import Problem
     from backends.execution import ProcessLauncher
 
 
@@ -69,30 +70,15 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
         disk_size_gb: int = 100,
         autoscaling_algorithm: Literal["THROUGHPUT_BASED", "NONE"] = "THROUGHPUT_BASED",
     ) -> None:
-        numbers = {"num_workers": num_workers, "max_num_workers": max_num_workers, "disk_size_gb": disk_size_gb}
-        if max_parallel is not None:
-            numbers["max_parallel"] = max_parallel
-        problems = [
-            Problem("", f"args.{name}", f"must be at least 1, not {number}") for name, number in numbers.items() if number < 1
-        ]
-        if startup_timeout is not None and startup_timeout <= 0:
-            problems.append(Problem("", "args.startup_timeout", f"must be more than 0 seconds, not {startup_timeout:g}"))
+        problems = arguments.at_least(
+            1, num_workers=num_workers, max_num_workers=max_num_workers, disk_size_gb=disk_size_gb, max_parallel=max_parallel
+        )
+        problems += arguments.positive(startup_timeout=startup_timeout)
         if not runner:
-            problems.append(Problem("", "args.runner", f"must be the name of a Beam runner, such as {DIRECT}"))
+            problems.append(arguments.wrong("runner", f"must be the name of a Beam runner, such as {DIRECT}"))
         if program is not None and not program:
-            problems.append(Problem("", "args.program", 'must be a command, such as ["zen-runner"]'))
-        if mounts and any(path[:1] != "/" for path in mounts):
-            problems.append(Problem("", "args.mounts", "must be absolute paths"))
-        for name, value in (options or {}).items():
-            where = f"args.options.{name}"
-            if name == "runner":
-                problems.append(Problem("", where, "is an argument of its own: write args.runner"))
-            elif not name or name[:1] == "-" or "=" in name:
-                problems.append(Problem("", where, "must be an option's name without dashes, such as job_endpoint"))
-            elif not all(isinstance(part, str | int | float) for part in (value if isinstance(value, list) else [value])):
-                problems.append(Problem("", where, "must be a string, a number, a boolean, or a list of these"))
-        if problems:
-            raise ConfigError(problems)
+            problems.append(arguments.wrong("program", 'must be a command, such as ["zen-runner"]'))
+        arguments.refuse(problems + arguments.absolute(mounts=mounts) + _wrong_options(options or {}))
         self.runner = runner
         self.max_parallel = max_parallel
         self.keep_going = keep_going
@@ -205,6 +191,19 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
                 for step in graph.order(parents)
             ],
         }
+
+
+def _wrong_options(options: Mapping[str, Any]) -> list[Problem]:
+    problems = []
+    for name, value in options.items():
+        parts = value if isinstance(value, list) else [value]
+        if name == "runner":
+            problems.append(arguments.wrong(f"options.{name}", "is an argument of its own: write args.runner"))
+        elif not name or name[:1] == "-" or "=" in name:
+            problems.append(arguments.wrong(f"options.{name}", "must be an option's name without dashes, such as job_endpoint"))
+        elif not all(isinstance(part, str | int | float) for part in parts):
+            problems.append(arguments.wrong(f"options.{name}", "must be a string, a number, a boolean, or a list of these"))
+    return problems
 
 
 def _policy(retry: Mapping[str, Any]) -> dict[str, Any]:

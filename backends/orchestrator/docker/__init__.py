@@ -9,8 +9,7 @@ removes the rest.
 
 from __future__ import annotations
 
-from backends import graph
-from backends.errors import ConfigError, Problem
+from backends import arguments, graph
 from backends.execution import Execution
 from backends.orchestrator.docker.launcher import DockerLauncher
 from backends.orchestrator.docker.render import Renderer, container_name
@@ -48,13 +47,7 @@ class OrchestratorDockerBackend(ClientDrivenBackend):
         read_only: bool = True,
         engine_timeout: float = 60.0,
     ) -> None:
-        problems = []
-        if max_parallel is not None and max_parallel < 1:
-            problems.append(Problem("", "args.max_parallel", f"must be at least 1, not {max_parallel}"))
-        if engine_timeout <= 0:
-            problems.append(Problem("", "args.engine_timeout", f"must be more than 0 seconds, not {engine_timeout:g}"))
-        if problems:
-            raise ConfigError(problems)
+        arguments.refuse(arguments.at_least(1, max_parallel=max_parallel) + arguments.positive(engine_timeout=engine_timeout))
         self.max_parallel = max_parallel
         self.keep_going = keep_going
         self.network = network
