@@ -29,7 +29,6 @@ FLOORS = (
 )
 # Cycles that are still there, as sets of modules.
 CYCLES = {
-    frozenset(f"backends.orchestrator.docker{name}" for name in ("", ".launcher", ".render")),
     frozenset(f"backends.orchestrator.remote.{name}" for name in ("backend", "submission", "wait", "watch")),
     frozenset(f"backends.orchestrator.kubeflow{name}" for name in ("", ".api", ".render")),
     frozenset(f"backends.orchestrator.batch{name}" for name in ("", ".render")),

@@ -13,6 +13,7 @@ from backends import wire
 from backends.errors import ConfigError
 from backends.orchestrator.docker import OrchestratorDockerBackend
 from backends.orchestrator.docker.render import Renderer
+from backends.orchestrator.driven.container_platform import Labels
 from tests import helpers
 
 PLAIN = OrchestratorDockerBackend()
@@ -40,8 +41,12 @@ def mounts(body: dict[str, Any]) -> list[tuple[str, bool]]:
 
 
 def body(config: dict[str, Any], step: str = "a", memory: int | None = None, **environ: str) -> dict[str, Any]:
-    """Return what a launcher would create, in an environment."""
-    return Renderer(PLAIN, config).body(step, memory, environ=environ)
+    """Return what a launcher would have created, in an environment."""
+    renderer = Renderer(PLAIN, config)
+    image = config["steps"][step]["image"]
+    labels = Labels("r", step, "0", config["name"], renderer.sha, config["store"], image, "{}")
+    made: dict[str, Any] = renderer.render(labels, memory, environ)["container"]
+    return made
 
 
 def test_only_the_store_can_be_written_and_code_inputs_and_secrets_are_mounted_beside_it(tmp_path: Path) -> None:
