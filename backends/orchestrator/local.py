@@ -18,7 +18,7 @@ class OrchestratorLocalBackend(ClientDrivenBackend):
     """Runs every step as a process of its own under the user's Python.
 
     Args:
-        max_parallel: how many steps run at a time; None for one a CPU.
+        max_parallel: how many steps run at a time; None for one per CPU.
         keep_going: after a step failed for good, still run the steps that don't depend on it.
     """
 
@@ -28,7 +28,7 @@ class OrchestratorLocalBackend(ClientDrivenBackend):
         self.keep_going = keep_going
 
     def render(self, config: Mapping[str, Any], run_id: str = "{run}") -> list[dict[str, Any]]:
-        """Return a document a step, parents first: its command, its environment and the steps that it waits for."""
+        """Return one document per step, parents first: its command, its environment and the steps that it waits for."""
         sha = wire.sha256(wire.dumps(config).encode())
         where = f"{config['store'].rstrip('/')}/configs/{sha}.json"
         parents = {step: spec["parents"] for step, spec in config["steps"].items()}

@@ -49,7 +49,7 @@ def processes(mark: str) -> dict[int, str]:
 
 def beam_programs(folder: Path) -> list[int]:
     """Return the Beam programs of the runs of a test."""
-    return [pid for pid, command in processes(str(folder)).items() if "beam/dag.py" in command]
+    return [pid for pid, command in processes(str(folder)).items() if "beam/pipeline.py" in command]
 
 
 def wait_until(condition: Callable[[], object], seconds: float = SECONDS) -> None:

@@ -21,7 +21,7 @@ class OrchestratorDockerBackend(ContainersBackend):
     """Runs every step in a container of its own on a Docker Engine, which sees the client's files.
 
     Args:
-        max_parallel: how many containers run at a time; None for one a CPU.
+        max_parallel: how many containers run at a time; None for one per CPU.
         keep_going: after a step failed for good, still run the steps that don't depend on it.
         network: the engine's network for the containers, such as ``none`` or ``host``; None for the engine's default.
         pull: when an image is pulled: if it is missing, never, or always once a run.

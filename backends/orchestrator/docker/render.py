@@ -136,8 +136,8 @@ class Renderer:
     def _take(self, step: str, environ: Mapping[str, str]) -> dict[str, str]:
         taken = {}
         for name in self.passed(step):
-            found = [name] if not name.endswith("*") else [other for other in environ if other.startswith(name[:-1])]
-            taken.update({other: environ[other] for other in found if other in environ})
+            names = [name] if not name.endswith("*") else [other for other in environ if other.startswith(name[:-1])]
+            taken.update({other: environ[other] for other in names if other in environ})
         return taken
 
     def _mounts(self, step: str, passed: Mapping[str, str], on_client: bool) -> list[dict[str, Any]]:
@@ -145,7 +145,7 @@ class Renderer:
         code = self.config["code"]
         if code is not None and code.startswith("sha256:"):
             code = None  # it was shipped: the container takes it from the store
-        wanted: list[tuple[str, str | None, bool]] = [("store", self._store, True), ("code", code, False)]
+        candidates: list[tuple[str, str | None, bool]] = [("store", self._store, True), ("code", code, False)]
         files = [
             (f"steps.{step}.inputs.{name}", local_path(source["url"]))
             for name, source in sorted(self.config["steps"][step]["inputs"].items())
@@ -156,15 +156,15 @@ class Renderer:
         # A variable that names a file, such as a CA bundle or a credentials file, is of use only with that file.
         files += [(f"${name}", value) for name, value in sorted(passed.items()) if value[:1] == "/" and os.path.isfile(value)]
         # What isn't there is left out: the step's own message says so best.
-        wanted += [(what, path, False) for what, path in files if path and not (on_client and not os.path.exists(path))]
+        candidates += [(place, path, False) for place, path in files if path and not (on_client and not os.path.exists(path))]
         mounts: list[dict[str, Any]] = []
-        for what, path, writable in wanted:
-            if path is None or (what == "code" and path == self._store):
+        for place, path, writable in candidates:
+            if path is None or (place == "code" and path == self._store):
                 continue
-            if what not in ("store", "code") and _is_covered(path, mounts, os.path.realpath if on_client else str):
+            if place not in ("store", "code") and _is_covered(path, mounts, os.path.realpath if on_client else str):
                 continue
-            if any(place == path or place.startswith(path.rstrip("/") + "/") for place in _IMAGES_OWN):
-                raise ConfigError([Problem("", what, f"{path} can't be mounted: it would hide the image's own files; move it")])
+            if any(_is_below(folder, path) for folder in _IMAGES_OWN):
+                raise ConfigError([Problem("", place, f"{path} can't be mounted: it would hide the image's own files; move it")])
             mounts.append({"Type": "bind", "Source": path, "Target": path, "ReadOnly": not writable})
         return mounts
 
