@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from backends import graph, wire
-from backends.errors import ConfigError, Problem, UsageError
+from backends import arguments, graph, wire
+from backends.errors import UsageError
 from backends.orchestrator.driven.backend import ClientDrivenBackend, end_orphans
 from backends.store import keys
 
@@ -19,18 +19,17 @@ class OrchestratorLocalBackend(ClientDrivenBackend):
     """Runs every step as a process of its own under the user's Python.
 
     Args:
-        max_parallel: how many steps run at a time; None for one a CPU.
+        max_parallel: how many steps run at a time; None for one per CPU.
         keep_going: after a step failed for good, still run the steps that don't depend on it.
     """
 
     def __init__(self, max_parallel: int | None = None, keep_going: bool = False) -> None:
-        if max_parallel is not None and max_parallel < 1:
-            raise ConfigError([Problem("", "args.max_parallel", f"must be at least 1, not {max_parallel}")])
+        arguments.refuse(arguments.at_least(1, max_parallel=max_parallel))
         self.max_parallel = max_parallel
         self.keep_going = keep_going
 
     def render(self, config: Mapping[str, Any], run_id: str = "{run}") -> list[dict[str, Any]]:
-        """Return a document a step, parents first: its command, its environment and the steps that it waits for."""
+        """Return one document per step, parents first: its command, its environment and the steps that it waits for."""
         sha = wire.sha256(wire.dumps(config).encode())
         where = f"{config['store'].rstrip('/')}/{keys.config(sha)}"
         parents = {step: spec["parents"] for step, spec in config["steps"].items()}

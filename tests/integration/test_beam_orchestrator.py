@@ -35,7 +35,7 @@ def _nothing_is_left(tmp_path: Path) -> Iterator[None]:
 
 def beam_programs(folder: Path) -> list[int]:
     """Return the Beam programs of the runs of a test."""
-    return [pid for pid, command in mentioning(folder).items() if "beam/dag.py" in command]
+    return [pid for pid, command in mentioning(folder).items() if "beam/pipeline.py" in command]
 
 
 def block(options: dict[str, Any] | None = None, **args: Any) -> str:

@@ -24,6 +24,8 @@ from typing import Any
 import docker
 import pytest
 
+from backends.orchestrator.docker import OrchestratorDockerBackend
+from backends.orchestrator.driven.container_platform import Labels
 from tests.support import configs, running
 from tests.support.s3 import Server
 from tests.support.waiting import wait_until
@@ -532,6 +534,32 @@ def test_an_engine_that_goes_away_is_infra_and_the_step_is_taken_over(
     assert run(path).code == 0
     [record] = running.results(tmp_path, "r", "a")
     assert record["class"] == "success"
+
+
+def test_a_container_whose_start_had_no_answer_is_found_and_not_started_twice(
+    tmp_path: Path, containers: Callable[[], list[Any]]
+) -> None:
+    path = config(tmp_path, {"a": {"run": ["sh", "-c", "echo out; echo err >&2"]}})
+    resolved = json.loads(running.run("resolve", "--config", str(path), "--output", "json", cwd=tmp_path).stdout)
+    (tmp_path / "store").mkdir()
+    backend = OrchestratorDockerBackend(network="none")
+    renderer, platform = backend.renderer(resolved), backend.platform()
+    labels = Labels("r", "a", "1", "config", renderer.sha, resolved["store"], "zen-runner:cpu", "{}")
+    document = renderer.render(labels, None, {})
+    platform.fetch("zen-runner:cpu", "steps.a.image", print, lambda: False)
+    try:
+        first, second = platform.start(document, {}), platform.start(document, {})
+        assert first == second == platform.find(labels.name)[labels.name]
+        assert platform.containers()[first] == labels
+        assert (1, b"out\n") in platform.output(first)  # as it comes
+        ended = platform.wait(first)
+        assert ended is not None and (ended.state, ended.exit_code) == ("succeeded", 0)
+        assert {stream for stream, _ in platform.output(first)} == {1, 2}  # as the engine has kept it
+    finally:
+        for container in containers():
+            platform.remove(container.id)
+        platform.close()
+    assert platform.status(first) is None
 
 
 def test_no_engine_says_what_to_do(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from backends import outcome
 from backends.errors import ConfigError, UsageError
 from backends.execution import Execution
-from backends.orchestrator.beam import OrchestratorBeamBackend, _policy, dag
-from backends.orchestrator.beam.launchers import Reached
+from backends.orchestrator.beam import OrchestratorBeamBackend, pipeline, retry_policy
+from backends.orchestrator.beam.launchers import AnnouncedOrder
 from backends.store import open_store
 from tests.contract.suite import GOLDEN
 
@@ -60,9 +60,9 @@ def test_a_config_in_a_bucket_goes_by_its_digest() -> None:
 
 @given(code=st.integers(1, 255), on=st.sets(st.sampled_from(outcome.RETRIABLE)))
 def test_a_pardo_retries_just_what_the_driver_does(code: int, on: set[str]) -> None:
-    policy = _policy({"limit": 1, "backoff": 1.0, "on": sorted(on)})
+    policy = retry_policy({"limit": 1, "backoff": 1.0, "on": sorted(on)})
     name = outcome.row_of(code).name
-    assert dag.is_retried(policy, code) == outcome.is_retried(name, code, on)
+    assert pipeline.is_retried(policy, code) == outcome.is_retried(name, code, on)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ class _Talk:
 
 def test_a_step_is_taken_when_its_parents_ended_and_beam_came_to_it() -> None:
     beam = _Talk()
-    order = Reached({"steps": {"a": {"parents": []}, "b": {"parents": ["a"]}, "c": {"parents": []}}}, beam)  # type: ignore[arg-type]
+    order = AnnouncedOrder({"steps": {"a": {"parents": []}, "b": {"parents": ["a"]}, "c": {"parents": []}}}, beam)  # type: ignore[arg-type]
     assert order.take() is None and order.held() and order.waiting() == ["a", "c"]
     beam.reached += ["c", "b", "c"]
     assert order.take() == "c" and order.take() is None and order.waiting() == ["a"]
@@ -116,5 +116,5 @@ def test_a_step_is_taken_when_its_parents_ended_and_beam_came_to_it() -> None:
 def test_the_reason_of_a_failed_step_is_found_in_a_runners_traceback() -> None:
     text = 'Pipeline failed in state FAILED: Traceback\n  File "x"\n'
     text += "RuntimeError: zen-runner: step 'a' failed [while running 'last step']"
-    assert dag.first_line(RuntimeError(text)) == "step 'a' failed"
-    assert dag.first_line(ValueError("two\nlines")) == "ValueError: two"
+    assert pipeline.first_line(RuntimeError(text)) == "step 'a' failed"
+    assert pipeline.first_line(ValueError("two\nlines")) == "ValueError: two"

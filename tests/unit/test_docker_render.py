@@ -13,6 +13,7 @@ import pytest
 from backends.errors import ConfigError
 from backends.orchestrator.docker import OrchestratorDockerBackend
 from backends.orchestrator.docker.render import Renderer
+from backends.orchestrator.driven.container_platform import Labels
 from tests.support import configs
 
 PLAIN = OrchestratorDockerBackend()
@@ -38,8 +39,12 @@ def mounts(body: dict[str, Any]) -> list[tuple[str, bool]]:
 def body(
     config: dict[str, Any], step: str = "a", *, memory: int | None = None, environ: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """Return what a launcher would create, in an environment."""
-    return Renderer(PLAIN, config).body(step, memory, environ=environ or {})
+    """Return what a launcher would have created, in an environment."""
+    renderer = Renderer(PLAIN, config)
+    image = config["steps"][step]["image"]
+    labels = Labels("r", step, "0", config["name"], renderer.sha, config["store"], image, "{}")
+    made: dict[str, Any] = renderer.render(labels, memory, environ or {})["container"]
+    return made
 
 
 def test_only_the_store_can_be_written_and_code_inputs_and_secrets_are_mounted_beside_it(tmp_path: Path) -> None:

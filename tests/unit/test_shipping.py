@@ -12,8 +12,7 @@ import pytest
 
 from backends import wire
 from backends.errors import ConfigError, InfraError, InputError
-from backends.orchestrator import docker
-from backends.orchestrator.docker import render
+from backends.orchestrator.docker import OrchestratorDockerBackend
 from backends.shipping.shipment import archive_key, receive, ship, upload
 from backends.store import open_store
 from backends.store.local import LocalStore
@@ -56,7 +55,7 @@ def test_a_shipped_config_is_a_resolved_one(tmp_path: Path) -> None:
     config = {**resolved(tmp_path, code=None), "code": "sha256:" + "0" * 64, "base": "/"}
     source = load.Source(wire.dumps(config).encode(), "shipped", str(tmp_path))
     assert load.load(source, environ={}, overrides=["steps.a.cache=false"])[0] == config
-    body = render.Renderer(docker.OrchestratorDockerBackend(), config).body("a", None)
+    body = OrchestratorDockerBackend().render(config)[0]["container"]
     assert body["HostConfig"]["Mounts"] == []
 
 

@@ -1,6 +1,6 @@
 """The orchestrator that makes the pipeline's DAG a pipeline of Apache Beam, on Beam's local runner or any other.
 
-Beam is in the user's Python, not in the runner's, so ``dag.py`` runs there as a program; the driver, here, and that program
+Beam is in the user's Python, not in the runner's, so ``pipeline.py`` runs there as a program; the driver, here, and that program
 talk over a socket in a private directory.
 
 Where Beam runs on this machine the steps are the driver's: processes of the launcher that ``local`` has, started when Beam has
@@ -10,14 +10,16 @@ store's records. Either way it is ``driver.drive`` that takes the run to its end
 
 from __future__ import annotations
 
-from backends import graph, outcome, wire
-from backends.errors import ConfigError, Problem, UsageError
+from tempfile import TemporaryDirectory
+
+from backends import arguments, graph, outcome, wire
+from backends.errors import UsageError
 from backends.execution import Execution
-from backends.orchestrator.beam.launchers import Elsewhere, Guarded, Reached
-from backends.orchestrator.beam.program import SETTLE, Beam
+from backends.orchestrator.beam.launchers import AnnouncedOrder, GuardedLauncher, RemoteLauncher
+from backends.orchestrator.beam.program import SETTLE, BeamProgram
 from backends.orchestrator.driven.backend import ClientDrivenBackend, end_orphans
 from backends.orchestrator.driven.driver import drive
-from backends.orchestrator.driven.spawn import cpus
+from backends.orchestrator.driven.spawn import available_cpus
 from backends.shipping.shipment import ship, upload
 from backends.store import keys, records
 from backends.store.base import BUCKET_SCHEMES
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Literal
 
+    from backends.errors import Problem
     from backends.execution import ProcessLauncher
 
 
@@ -35,12 +38,12 @@ _HERE = frozenset(("direct", "directrunner", "fnapirunner", "switchingdirectrunn
 
 
 class OrchestratorBeamBackend(ClientDrivenBackend):
-    """Runs the pipeline as one of Apache Beam, a ParDo a step.
+    """Runs the pipeline as one of Apache Beam, one ParDo per step.
 
     Args:
         runner: Beam's name of the runner, or the full name of its class. With ``DirectRunner`` all is on this machine.
         options: Beam's pipeline options by their names without dashes, such as ``job_endpoint``.
-        max_parallel: how many steps run at a time; None for one a CPU. On another runner that is the runner's to decide.
+        max_parallel: how many steps run at a time; None for one per CPU. On another runner that is the runner's to decide.
         keep_going: after a step failed for good, still run the steps that don't depend on it.
         program: the command of zen-runner on Beam's workers.
         mounts: local directories that Beam's workers see under the same paths.
@@ -69,30 +72,15 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
         disk_size_gb: int = 100,
         autoscaling_algorithm: Literal["THROUGHPUT_BASED", "NONE"] = "THROUGHPUT_BASED",
     ) -> None:
-        numbers = {"num_workers": num_workers, "max_num_workers": max_num_workers, "disk_size_gb": disk_size_gb}
-        if max_parallel is not None:
-            numbers["max_parallel"] = max_parallel
-        problems = [
-            Problem("", f"args.{name}", f"must be at least 1, not {number}") for name, number in numbers.items() if number < 1
-        ]
-        if startup_timeout is not None and startup_timeout <= 0:
-            problems.append(Problem("", "args.startup_timeout", f"must be more than 0 seconds, not {startup_timeout:g}"))
+        problems = arguments.at_least(
+            1, num_workers=num_workers, max_num_workers=max_num_workers, disk_size_gb=disk_size_gb, max_parallel=max_parallel
+        )
+        problems += arguments.positive(startup_timeout=startup_timeout)
         if not runner:
-            problems.append(Problem("", "args.runner", f"must be the name of a Beam runner, such as {DIRECT}"))
+            problems.append(arguments.wrong("runner", f"must be the name of a Beam runner, such as {DIRECT}"))
         if program is not None and not program:
-            problems.append(Problem("", "args.program", 'must be a command, such as ["zen-runner"]'))
-        if mounts and any(path[:1] != "/" for path in mounts):
-            problems.append(Problem("", "args.mounts", "must be absolute paths"))
-        for name, value in (options or {}).items():
-            where = f"args.options.{name}"
-            if name == "runner":
-                problems.append(Problem("", where, "is an argument of its own: write args.runner"))
-            elif not name or name[:1] == "-" or "=" in name:
-                problems.append(Problem("", where, "must be an option's name without dashes, such as job_endpoint"))
-            elif not all(isinstance(part, str | int | float) for part in (value if isinstance(value, list) else [value])):
-                problems.append(Problem("", where, "must be a string, a number, a boolean, or a list of these"))
-        if problems:
-            raise ConfigError(problems)
+            problems.append(arguments.wrong("program", 'must be a command, such as ["zen-runner"]'))
+        arguments.refuse(problems + arguments.absolute(mounts=mounts) + _wrong_options(options or {}))
         self.runner = runner
         self.max_parallel = max_parallel
         self.keep_going = keep_going
@@ -112,7 +100,7 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
         return self.runner.rpartition(".")[2].lower() in _HERE
 
     def render(self, config: Mapping[str, Any], run_id: str = "{run}") -> list[dict[str, Any]]:
-        """Return the job's document, then one a step, parents first: what makes up the Beam pipeline.
+        """Return the job's document, then one per step, parents first: what makes up the Beam pipeline.
 
         ``argv`` and ``env`` start an attempt of the step; ``retry`` holds the exit statuses after which there is another one.
         """
@@ -135,12 +123,14 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
     def _run_here(self, execution: Execution) -> dict[str, Any]:
         config, launcher = execution.config, self.make_launcher(execution)
         spec = self._spec(config, execution.run_id)
-        beam = Beam(spec, execution.store, execution.run_id, launcher.wake, self._startup_timeout)
-        order = Reached(config, beam)
+        beam = BeamProgram(spec, execution.store, execution.run_id, launcher.wake, self._startup_timeout)
+        order = AnnouncedOrder(config, beam)
         try:
             beam.start(execution.stop_requested)
-            guarded = Guarded(launcher, beam, order)
-            summary = drive(execution, guarded, max_parallel=self.max_parallel or cpus(), keep_going=self.keep_going, graph=order)
+            guarded = GuardedLauncher(launcher, beam, order)
+            summary = drive(
+                execution, guarded, max_parallel=self.max_parallel or available_cpus(), keep_going=self.keep_going, graph=order
+            )
             beam.finish(summary)
             return summary
         finally:
@@ -150,8 +140,6 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
                 launcher.close()
 
     def _run_elsewhere(self, execution: Execution) -> dict[str, Any]:
-        from tempfile import TemporaryDirectory
-
         config, run_id, store, stop = execution.config, execution.run_id, execution.store, execution.stop_requested
         if not self._loops_back():
             with TemporaryDirectory(prefix="zen-runner-") as folder:
@@ -161,11 +149,11 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
         records.put_config(store, config)
         before = records.results(store, run_id)
         done = [step for step, record in before.items() if record["class"] == outcome.SUCCESS]
-        beam = Beam(self._spec(config, run_id, done), store, run_id, lambda: None, self._startup_timeout)
+        beam = BeamProgram(self._spec(config, run_id, done), store, run_id, lambda: None, self._startup_timeout)
         try:
             beam.start(stop)
-            order = Reached(config, beam)
-            launcher = Elsewhere(config, run_id, store, beam, order)
+            order = AnnouncedOrder(config, beam)
+            launcher = RemoteLauncher(config, run_id, store, beam, order)
             shipped = Execution(
                 config, run_id, store, report=execution.report, stop_requested=lambda: stop() and launcher.is_up_to_date()
             )
@@ -176,11 +164,11 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
             beam.close(max(float(step["grace_period"] or 0) for step in config["steps"].values()) + SETTLE)
 
     def _loops_back(self) -> bool:
-        """Tell whether Beam's workers are threads of the program that is started here."""
+        """Return whether Beam's workers are threads of the program that is started here."""
         return str(self._options.get("environment_type", "")).upper() == "LOOPBACK"
 
     def _spec(self, config: Mapping[str, Any], run_id: str, done: list[str] | None = None) -> dict[str, Any]:
-        """Return what ``dag.py`` gets."""
+        """Return what ``pipeline.py`` gets."""
         sha = wire.sha256(wire.dumps(config).encode())
         where = f"{config['store'].rstrip('/')}/{keys.config(sha)}"
         if where.partition("://")[0].lower() in BUCKET_SCHEMES:
@@ -199,7 +187,7 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
                     "parents": list(parents[step]),
                     "argv": [*self._program, "run", "--step", step],
                     "env": env,
-                    "retry": _policy(steps[step]["retry"]),
+                    "retry": retry_policy(steps[step]["retry"]),
                     "done": step in (done or ()),
                 }
                 for step in graph.order(parents)
@@ -207,7 +195,20 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
         }
 
 
-def _policy(retry: Mapping[str, Any]) -> dict[str, Any]:
+def _wrong_options(options: Mapping[str, Any]) -> list[Problem]:
+    problems = []
+    for name, value in options.items():
+        parts = value if isinstance(value, list) else [value]
+        if name == "runner":
+            problems.append(arguments.wrong(f"options.{name}", "is an argument of its own: write args.runner"))
+        elif not name or name[:1] == "-" or "=" in name:
+            problems.append(arguments.wrong(f"options.{name}", "must be an option's name without dashes, such as job_endpoint"))
+        elif not all(isinstance(part, str | int | float) for part in parts):
+            problems.append(arguments.wrong(f"options.{name}", "must be a string, a number, a boolean, or a list of these"))
+    return problems
+
+
+def retry_policy(retry: Mapping[str, Any]) -> dict[str, Any]:
     """Return a retry policy for a reader that has no exit table: the statuses that are retried, and those that are not.
 
     ``others`` is for a status in neither list, which is the step's own.

@@ -8,7 +8,7 @@ from collections import deque
 from backends import outcome
 from backends.errors import InfraError, Terminated, ZenRunnerError
 from backends.graph import Graph
-from backends.orchestrator.beam.program import SETTLE
+from backends.orchestrator.beam.program import SETTLE, State
 from backends.orchestrator.driven.driver import record_of
 from backends.store import records
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from backends.execution import Launcher
-    from backends.orchestrator.beam.program import Beam
+    from backends.orchestrator.beam.program import BeamProgram
     from backends.store.base import Store
     from backends.store.records import Record
 
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 LOOK = 1.0  # seconds between two looks at the records of a run elsewhere
 
 
-class Reached(Graph):
+class AnnouncedOrder(Graph):
     """The order of the steps where Beam has a say in it: a step is taken once Beam has come to it, too."""
 
     __slots__ = ("_at", "_beam", "_held", "_open")
 
-    def __init__(self, config: Mapping[str, Any], beam: Beam) -> None:
+    def __init__(self, config: Mapping[str, Any], beam: BeamProgram) -> None:
         super().__init__({step: spec["parents"] for step, spec in config["steps"].items()})
         self._beam = beam
         self._at: set[str] = set()  # where Beam has come to
@@ -60,7 +60,7 @@ class Reached(Graph):
         return list(self._held)
 
 
-class Guarded:
+class GuardedLauncher:
     """A launcher beside which Beam lives: its death is the launcher's failure.
 
     Args:
@@ -69,7 +69,7 @@ class Guarded:
         order: which steps wait for Beam.
     """
 
-    def __init__(self, launcher: Launcher, beam: Beam, order: Reached) -> None:
+    def __init__(self, launcher: Launcher, beam: BeamProgram, order: AnnouncedOrder) -> None:
         self._launcher = launcher
         self._beam = beam
         self._order = order
@@ -91,7 +91,7 @@ class Guarded:
         """Leave the launcher open: it is closed, and gives the signals back, when Beam has ended."""
 
 
-class Elsewhere:
+class RemoteLauncher:
     """The launcher of a run whose attempts Beam's workers start: it reads in the store what they do.
 
     The driver's retries and those of the ParDos follow the same policy, so an attempt that the driver starts is one that a
@@ -105,7 +105,7 @@ class Elsewhere:
         order: hears which steps have begun.
     """
 
-    def __init__(self, config: Mapping[str, Any], run: str, store: Store, beam: Beam, order: Reached) -> None:
+    def __init__(self, config: Mapping[str, Any], run: str, store: Store, beam: BeamProgram, order: AnnouncedOrder) -> None:
         self._run = run
         self._store = store
         self._beam = beam
@@ -113,7 +113,7 @@ class Elsewhere:
         steps = config["steps"]
         self._seen = {step: max(records.attempts(store, run, step), default=0) for step in steps}
         self._expected: set[str] = set()
-        self._found: list[Record] = []  # records that the driver has not got yet
+        self._records: list[Record] = []  # records that the driver has not got yet
         self._grace = max(float(spec["grace_period"] or 0) for spec in steps.values()) + SETTLE
         self._give_up: float | None = None  # when an attempt without a record counts as lost
         self._stopped = self._was_over = False
@@ -138,10 +138,10 @@ class Elsewhere:
                     self._lost()
             if self._beam.reached and not self._stopped:
                 return []  # the driver starts these first, so that it waits for them if a record makes it stop
-            if self._found:
-                found, self._found = self._found, []
-                return found
-            if self._beam.died:
+            if self._records:
+                news, self._records = self._records, []
+                return news
+            if self._beam.state is State.DIED:
                 self._beam.check()
             if looks and over and not self._stopped and not self._expected and self._order.held():
                 self._beam.check()
@@ -160,14 +160,14 @@ class Elsewhere:
         self.stop()
 
     def is_up_to_date(self) -> bool:
-        """Tell whether the driver knows of all steps that have begun; if not, it will when it takes steps next."""
+        """Return whether the driver knows of all steps that have begun; if not, it will when it takes steps next."""
         if not self._stopped:
             self._look()
         return not self._beam.reached
 
     def _look(self) -> bool:
         """Take the records that are new, tell the order of steps that have begun, and return whether there is any news."""
-        found = []
+        news = []
         for step in [*([] if self._stopped else self._order.waiting()), *self._expected]:
             later = [number for number in records.attempts(self._store, self._run, step) if number > self._seen[step]]
             if not later:
@@ -177,9 +177,9 @@ class Elsewhere:
             elif (record := records.result(self._store, self._run, step, later[0])) is not None:
                 self._seen[step] = later[0]
                 self._expected.remove(step)
-                found.append(record)
-        self._found += sorted(found, key=lambda record: str(record["ended"]))
-        return bool(found or (self._beam.reached and not self._stopped))
+                news.append(record)
+        self._records += sorted(news, key=lambda record: str(record["ended"]))
+        return bool(news or (self._beam.reached and not self._stopped))
 
     def _lost(self) -> None:
         """Make up the records of what won't have one: nobody works on it, or the time to end is over."""
@@ -194,4 +194,4 @@ class Elsewhere:
             else:
                 error = self._beam.problem or InfraError("Beam's job has ended, and this step has no record")
             self._expected.remove(step)
-            self._found.append(record_of(self._run, step, self._seen[step] + 1, error))
+            self._records.append(record_of(self._run, step, self._seen[step] + 1, error))

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+import subprocess
+import tempfile
 import time
 from collections import deque
+from enum import Enum
 
 from backends import outcome, wire
 from backends.errors import ConfigError, InfraError, PlacementError, ZenRunnerError
-from backends.orchestrator.driven.spawn import NOT_PASSED
+from backends.orchestrator.beam.listener import Listener, close, say
+from backends.orchestrator.driven.spawn import driver_environment
 from backends.store import keys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket
-    import subprocess
     from collections.abc import Callable, Mapping
     from typing import Any
 
@@ -22,11 +27,26 @@ if TYPE_CHECKING:
 
 
 SETTLE = 10.0  # seconds, beside the steps' grace period, that Beam's job and its attempts have to end
-PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "dag.py")
+PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "pipeline.py")
 SUN_PATH = 100  # bytes that a socket's path may have, a little less than Linux's 108 and macOS's 104
 
 
-class Beam:
+class State(Enum):
+    """How far Beam's program has come.
+
+    STARTING until Beam is imported and takes the options, then READY until its job is over. ENDED: by itself, or after somebody
+    cancelled it. The others have a ``problem``: UNUSABLE before it was ready, FAILED with a word on why, DIED without one.
+    """
+
+    STARTING = 0
+    READY = 1
+    ENDED = 2
+    UNUSABLE = 3
+    FAILED = 4
+    DIED = 5
+
+
+class BeamProgram:
     """Beam's program, seen from the driver: starts it, hears what it says, tells it when the run is over, and ends it.
 
     Args:
@@ -38,14 +58,13 @@ class Beam:
 
     Attributes:
         reached: the steps whose turn has come, as told by the ParDos; whoever takes one removes it.
-        over: the program has ended its job, or itself.
-        died: it has ended without a word.
+        state: how far it has come.
         problem: why it is of no use any more.
     """
 
     def __init__(self, spec: Mapping[str, Any], store: Store, run: str, wake: Callable[[], None], patience: float) -> None:
         self.reached: deque[str] = deque()
-        self.over = self.died = False
+        self.state = State.STARTING
         self.problem: ZenRunnerError | None = None
         self._spec = spec
         self._store = store
@@ -56,11 +75,17 @@ class Beam:
         self._python = os.environ.get("ZEN_RUNNER_PYTHON") or "python3"
         self._folder = ""
         self._process: subprocess.Popen[bytes] | None = None
-        self._listener: socket.socket | None = None
+        self._listener: Listener | None = None
         self._control: socket.socket | None = None
         self._last: socket.socket | None = None
         self._reason: str | None = None  # "" or why the run failed, once it is over
-        self._ready = self._ended = self._cancelled = False
+        self._is_told = False  # whoever checks has heard of the problem, or the run is over
+        self._is_cancelled = False
+
+    @property
+    def over(self) -> bool:
+        """Whether the program has ended its job, or itself."""
+        return self.state not in (State.STARTING, State.READY)
 
     def start(self, stop: Callable[[], bool]) -> None:
         """Start the program and return when Beam is imported and takes the options, or ``stop`` says True.
@@ -70,49 +95,43 @@ class Beam:
             InfraError: the program ended, or is silent.
             PlacementError: there is no Beam.
         """
-        import socket
-        import subprocess
-        import tempfile
-        import threading
-        from shutil import which
-
-        if which(self._python) is None:
+        if shutil.which(self._python) is None:
             raise PlacementError(f"no Python for Beam: {self._python!r} is not on PATH; install one or set ZEN_RUNNER_PYTHON")
         base = tempfile.gettempdir()
         self._folder = tempfile.mkdtemp(prefix="zen-beam-", dir=base if len(os.fsencode(base)) < SUN_PATH - 40 else "/tmp")
         with open(os.path.join(self._folder, "spec.json"), "w", encoding="utf-8") as file:
             file.write(wire.dumps(self._spec))
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(os.path.join(self._folder, "driver.sock"))
-        self._listener.listen(64)
-        environ = {name: value for name, value in os.environ.items() if name not in NOT_PASSED}
-        with open(self._log(), "wb") as log:
-            try:
-                self._process = subprocess.Popen(
-                    [self._python, PROGRAM, self._folder],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env=environ,
-                    start_new_session=True,  # Ctrl-C is for the driver; and all below it can be ended as one group
-                )
-            except OSError as error:
-                raise PlacementError(f"could not start {self._python} for Beam: {error.strerror}") from error
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = Listener(os.path.join(self._folder, "driver.sock"), self._hear, self._gone)
+        self._process = self._spawn()
+        self._listener.start()
         until = time.monotonic() + self._patience
-        while not (self._ready or self.over or stop()):
+        while self.state is State.STARTING and not stop():
             if self._process.poll() is not None and self._control is None:
                 self._fail("ended")  # before it could say anything
             elif time.monotonic() > until:
                 self._fail(f"was not ready after {self._patience:g} s")
             time.sleep(0.02)
-        if self.problem is not None and not self._ready:
+        if self.state is State.UNUSABLE and self.problem is not None:
             raise self.problem
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with open(self._log(), "wb") as log:
+            try:
+                return subprocess.Popen(
+                    [self._python, PROGRAM, self._folder],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env=driver_environment(),
+                    start_new_session=True,  # Ctrl-C is for the driver; and all below it can be ended as one group
+                )
+            except OSError as error:
+                raise PlacementError(f"could not start {self._python} for Beam: {error.strerror}") from error
 
     def check(self) -> None:
         """Raise, once, why the program is of no use any more."""
-        if self.problem is not None and not self._ended:
-            self._ended = True
+        if self.problem is not None and not self._is_told:
+            self._is_told = True
             raise self.problem
 
     def check_idle(self, waiting: bool) -> None:
@@ -130,17 +149,17 @@ class Beam:
 
     def cancel(self) -> None:
         """Ask Beam to cancel the job."""
-        if not self._cancelled and self._control is not None:
-            self._cancelled = True
-            _say(self._control, cancel=True)
+        if not self._is_cancelled and self._control is not None:
+            self._is_cancelled = True
+            say(self._control, cancel=True)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Tell the last ParDo how the run ended, and give the job some time to end with it."""
         good = summary["class"] == outcome.SUCCESS
-        self._ended = True
+        self._is_told = True
         self._reason = "" if good else f"the run ended as {summary['class']}: {summary['message']}"
         if self._last is not None:
-            _say(self._last, reason=self._reason)
+            say(self._last, reason=self._reason)
         elif not good and self._spec["driven"]:
             return  # most ParDos may be still to come, and none of them matters
         until = time.monotonic() + SETTLE
@@ -153,9 +172,6 @@ class Beam:
         Args:
             patience: seconds from SIGTERM to SIGKILL.
         """
-        import shutil
-        import signal
-
         process = self._process
         if process is not None:
             for number in (signal.SIGTERM, signal.SIGKILL) if patience else (signal.SIGKILL,):
@@ -168,13 +184,11 @@ class Beam:
                     time.sleep(0.02)
             process.wait()
             self._process = None
-        for connection in (self._listener, self._control, self._last):
+        if self._listener is not None:
+            self._listener.close()
+        for connection in (self._control, self._last):
             if connection is not None:
-                try:
-                    connection.shutdown(2)  # wakes the thread
-                except OSError:
-                    pass
-                connection.close()
+                close(connection)
         self._listener = self._control = self._last = None
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -183,67 +197,39 @@ class Beam:
     def _log(self) -> str:
         return os.path.join(self._folder, "beam.log")
 
-    def _listen(self) -> None:
-        """Take what the program and its ParDos say, until the program is gone."""
-        import selectors
-
-        selector = selectors.DefaultSelector()
-        listener = self._listener
-        assert listener is not None
-        selector.register(listener, selectors.EVENT_READ)
-        heard: dict[socket.socket, bytes] = {}
-        try:
-            while True:
-                for key, _ in selector.select():
-                    if key.fileobj is listener:
-                        connection, _address = listener.accept()
-                        selector.register(connection, selectors.EVENT_READ)
-                        heard[connection] = b""
-                        continue
-                    connection = key.fileobj  # type: ignore[assignment]
-                    try:
-                        data = connection.recv(65536)
-                    except OSError:
-                        data = b""
-                    if not data:
-                        selector.unregister(connection)
-                        heard.pop(connection)
-                        if connection is self._control:
-                            if not self.over and not self._cancelled:
-                                self._fail("ended")
-                            self.over = True
-                            self._wake()
-                            return
-                        connection.close()
-                        continue
-                    *lines, heard[connection] = (heard[connection] + data).split(b"\n")
-                    for line in lines:
-                        self._hear(connection, wire.loads(line.decode()))
-        except (OSError, ValueError):
-            pass  # closed
-        finally:
-            selector.close()
-
     def _hear(self, connection: socket.socket, word: dict[str, Any]) -> None:
         event = word.get("event")
         if "reached" in word:
             self.reached.append(word["reached"])
-            _say(connection, ok=True)
+            say(connection, ok=True)
         elif "last" in word:
             self._last = connection
             if self._reason is not None:
-                _say(connection, reason=self._reason)
+                say(connection, reason=self._reason)
         elif "program" in word:
             self._control = connection
-        elif event == "ready":
-            self._ready = True
+        elif event == "ready" and self.state is State.STARTING:
+            self.state = State.READY
         elif event == "refused":
             self._refuse(word)
         elif event == "failed":
             self._fail("failed", word["message"])
-        elif event == "ended":
-            self.over = True
+        elif event == "ended" and not self.over:
+            self.state = State.ENDED
         self._wake()
+
+    def _gone(self, connection: socket.socket) -> bool:
+        """Take note of a connection that was closed, and return whether it was the program's own, with which all ends."""
+        if connection is not self._control:
+            connection.close()
+            return False
+        if not self.over:
+            if self._is_cancelled:
+                self.state = State.ENDED
+            else:
+                self._fail("ended")
+        self._wake()
+        return True
 
     def _refuse(self, word: Mapping[str, Any]) -> None:
         if word["kind"] == "placement":
@@ -253,12 +239,10 @@ class Beam:
             )
         else:
             self.problem = ConfigError(f"Beam refuses this backend's runner or options: {word['message']}")
-        self.over = True
+        self.state = State.UNUSABLE
 
     def _exit_code(self) -> int:
         """Return how the program ended, which it just did or is about to; 0 if that does not come to light."""
-        import subprocess
-
         try:
             return self._process.wait(1.0) if self._process is not None else 0
         except subprocess.TimeoutExpired:
@@ -271,8 +255,8 @@ class Beam:
                 printed = file.read()
         except OSError:
             printed = b""
-        self.died = not message
-        if self.died and (code := self._exit_code()) < 0:
+        is_silent = not message
+        if is_silent and (code := self._exit_code()) < 0:
             message = f"it was killed by signal {-code}"
         elif not message and printed.strip():
             message = printed.decode("utf-8", "replace").strip().splitlines()[-1][:500]
@@ -285,19 +269,15 @@ class Beam:
             except ZenRunnerError:
                 pass  # what happened is the thing to tell
         self.problem = InfraError(f"the Beam job {how} before the run did{': ' if message else ''}{message}{place}")
-        self.over = True
+        if self.state is State.STARTING:
+            self.state = State.UNUSABLE
+        else:
+            self.state = State.DIED if is_silent else State.FAILED
         self._wake()
 
 
-def _say(connection: socket.socket, **word: Any) -> None:
-    try:
-        connection.sendall(wire.dumps(word).encode() + b"\n")
-    except OSError:
-        pass  # gone
-
-
 def _lives(process: subprocess.Popen[bytes]) -> bool:
-    """Tell whether anybody of a program's process group lives, beside zombies of the program itself."""
+    """Return whether anybody of a program's process group lives, beside zombies of the program itself."""
     process.poll()
     try:
         os.killpg(process.pid, 0)

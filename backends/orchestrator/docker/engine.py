@@ -13,6 +13,18 @@ if TYPE_CHECKING:
     import docker
 
 
+# The engine has no code for these: "Range of CPUs is from …", and "could not select device driver" where no GPU is.
+_LACKING = ("CPUs available", "could not select device driver")
+_ENTRYPOINT = "; is the image made from zen-runner, with its ENTRYPOINT kept?"
+# What to do about a refusal, by what it says in lower case; the first sign counts.
+_HINTS = (
+    ("source path does not exist", "; a path of the config must be on the machine where the engine runs"),
+    ("exec:", _ENTRYPOINT),
+    ("entrypoint", _ENTRYPOINT),
+    ("no command specified", _ENTRYPOINT),
+)
+
+
 def connect(timeout: float, connections: int) -> docker.APIClient:
     """Return a client of the engine that ``$DOCKER_HOST``, else Docker's current context, names.
 
@@ -55,32 +67,15 @@ def engine(what: str, let_through: type[Exception] | tuple[type[Exception], ...]
         raise
     except docker.errors.APIError as error:
         why = str(error.explanation or error)
-        if _is_lacking(why):
+        if any(sign in why for sign in _LACKING):
             raise PlacementError(f"{what}: {why}") from error
-        if _is_refusal(error):
-            raise ConfigError(f"{what}: {why}{_hint(why)}") from error
+        # A refusal: the engine understood and said no, so that the same question would get the same answer.
+        if error.status_code is not None and 400 <= error.status_code < 500 and error.status_code not in (408, 409, 429):
+            hint = next((hint for sign, hint in _HINTS if sign in why.lower()), "")
+            raise ConfigError(f"{what}: {why}{hint}") from error
         raise InfraError(f"{what}: {why}") from error
     except (docker.errors.DockerException, requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise InfraError(f"{what}: {_reason(error)}") from error
-
-
-def _is_refusal(error: Exception) -> bool:
-    """Tell whether the engine understood, and said no: the same question would get the same answer."""
-    status = getattr(error, "status_code", None)
-    return status is not None and 400 <= status < 500 and status not in (408, 409, 429)
-
-
-def _is_lacking(why: str) -> bool:
-    # The engine has no code for these: "Range of CPUs is from …", and "could not select device driver" where no GPU is.
-    return "CPUs available" in why or "could not select device driver" in why
-
-
-def _hint(why: str) -> str:
-    if "source path does not exist" in why:
-        return "; a path of the config must be on the machine where the engine runs"
-    if any(sign in why.lower() for sign in ("exec:", "entrypoint", "no command specified")):
-        return "; is the image made from zen-runner, with its ENTRYPOINT kept?"
-    return ""
 
 
 def _reason(error: BaseException) -> str:

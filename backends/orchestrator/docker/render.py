@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import os
-from math import ceil
 
 from backends import wire
 from backends.config import transport
-from backends.errors import ConfigError, Problem
+from backends.errors import ConfigError, PlacementError, Problem
+from backends.orchestrator.driven.container_platform import Labels, stop_timeout
 from backends.store import keys, open_store
 from backends.store.base import BUCKET_SCHEMES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Any
-
-    from backends.orchestrator.docker import OrchestratorDockerBackend
+    from typing import Any, Protocol
+else:
+    Protocol = object
 
 
 LABEL = "zen-runner."
 """What the names of all labels begin with."""
-LABELS = ("run", "step", "attempt", "pipeline", "config", "store", "image", "driver")
-STOP_MARGIN = 5
-"""Seconds between the end of the step's grace period, which the supervisor keeps, and the engine's own SIGKILL."""
+DIGEST = "ZEN_RUNNER_IMAGE_DIGEST="
 # What a container takes over from the client's environment, always or only for a step that reads or writes a bucket.
 _CA = ("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 _PROXY = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "all_proxy", "http_proxy", "https_proxy", "no_proxy")
@@ -33,20 +31,28 @@ _CLOUD = ("AWS_*", "AZURE_*", "GOOGLE_*")
 _IMAGES_OWN = ("/bin", "/dev", "/etc", "/lib", "/opt/zen-runner", "/proc", "/sbin", "/sys", "/usr/bin", "/usr/local/bin")
 
 
+class Options(Protocol):
+    """What the renderer reads of the backend's arguments."""
+
+    network: str | None
+    user: str | None
+    read_only: bool
+
+
 class Renderer:
     """What the engine is asked to create for the steps of one config.
 
     Args:
-        backend: the options.
+        options: the backend's.
         config: the resolved config.
 
     Raises:
         ConfigError: a directory of the config would hide the image's own files.
     """
 
-    def __init__(self, backend: OrchestratorDockerBackend, config: Mapping[str, Any]) -> None:
+    def __init__(self, options: Options, config: Mapping[str, Any]) -> None:
         self.config = config
-        self._backend = backend
+        self._options = options
         data = wire.dumps(config).encode()
         self.sha = wire.sha256(data)
         self._store = local_path(config["store"])
@@ -67,80 +73,71 @@ class Renderer:
             names += _CLOUD
         return sorted(set(names))
 
-    def stop_timeout(self, step: str) -> int:
-        """Return how long the engine waits after SIGTERM before it kills a step's container, in seconds."""
-        return ceil(float(self.config["steps"][step]["grace_period"])) + STOP_MARGIN
+    def render(self, labels: Labels, memory: int | None, environ: Mapping[str, str] | None) -> dict[str, Any]:
+        """Return the container's name and the body of its creation.
 
-    def body(
-        self,
-        step: str,
-        memory: int | None,
-        *,
-        run: str = "{run}",
-        attempt: str = "{attempt}",
-        driver: str = "{driver}",
-        user: str = "{uid}:{gid}",
-        groups: tuple[str, ...] = ("0",),
-        image: tuple[str, str] | None = None,
-        environ: Mapping[str, str] | None = None,
-    ) -> dict[str, Any]:
-        """Return the body of a container's creation.
+        ``passed`` names the variables of the client's environment that the container gets too, where they are set.
 
-        Args:
-            step: the step.
-            memory: the limit in bytes; None for no limit.
-            run: the run's id.
-            attempt: what the launcher calls this attempt.
-            driver: who drives the run, as JSON.
-            user: ``uid`` or ``uid:gid``.
-            groups: further groups.
-            image: the image's id and digest; None for the name in the config.
-            environ: the client's environment; None leaves out all that depends on the client's machine.
+        Raises:
+            PlacementError: a secret's variable is not set.
+            ConfigError: a directory of the config would hide the image's own files.
+
+        Source: Docker Engine API v1.45, ``POST /containers/create``.
         """
+        if environ is not None:
+            for name, source in self.config["secrets"].items():
+                if "env" in source and source["env"] not in environ:
+                    raise PlacementError(f"secrets.{name}: ${source['env']} is not set where the docker orchestrator runs")
+        return {
+            "step": labels.step,
+            "name": labels.name,
+            "passed": self.passed(labels.step),
+            "container": self._body(labels, memory, environ),
+        }
+
+    def _body(self, labels: Labels, memory: int | None, environ: Mapping[str, str] | None) -> dict[str, Any]:
+        step = labels.step
         spec = self.config["steps"][step]
-        image_id, digest = image or (spec["image"], "{digest}")
         env = [
             self._transport,
             f"ZEN_RUNNER_STEP={step}",
-            f"ZEN_RUNNER_RUN_ID={run}",
-            f"ZEN_RUNNER_ATTEMPT={attempt}",
-            f"ZEN_RUNNER_IMAGE_DIGEST={digest}",
+            f"ZEN_RUNNER_RUN_ID={labels.run}",
+            f"ZEN_RUNNER_ATTEMPT={labels.attempt}",
+            DIGEST + "{digest}",
         ]
         passed = self._take(step, environ or {})
         mounts = self._mounts(step, passed, on_client=environ is not None)
         host: dict[str, Any] = {
             "Mounts": mounts,
-            "ReadonlyRootfs": self._backend.read_only,
+            "ReadonlyRootfs": self._options.read_only,
             "CapDrop": ["ALL"],
             "SecurityOpt": ["no-new-privileges"],
-            "GroupAdd": list(groups),
+            "GroupAdd": ["0"],
         }
-        if self._backend.read_only and all(mount["Target"] != "/tmp" for mount in mounts):
+        if self._options.read_only and all(mount["Target"] != "/tmp" for mount in mounts):
             host["Tmpfs"] = {"/tmp": "exec,mode=1777"}  # exec: compiled kernels are loaded from there
-        if self._backend.network is not None:
-            host["NetworkMode"] = self._backend.network
+        if self._options.network is not None:
+            host["NetworkMode"] = self._options.network
         if spec["resources"]["cpu"]:
             host["NanoCpus"] = round(spec["resources"]["cpu"] * 1e9)
         if memory:
             host["Memory"] = host["MemorySwap"] = memory  # the same: no swap on top
         if spec["resources"]["gpu"]:
             host["DeviceRequests"] = [{"Count": spec["resources"]["gpu"], "Capabilities": [["gpu"]]}]
-        config = self.config
-        labels = (run, step, attempt, config["name"], self.sha, config["store"], spec["image"], driver)
         return {
-            "Image": image_id,
-            "User": self._backend.user or user,
+            "Image": labels.image,
+            "User": self._options.user or "{uid}:{gid}",
             "Env": sorted([*env, *(f"{name}={value}" for name, value in passed.items())]),
-            "Labels": {LABEL + name: value for name, value in zip(LABELS, labels, strict=True)},
-            "StopTimeout": self.stop_timeout(step),
+            "Labels": {LABEL + name: value for name, value in labels._asdict().items()},
+            "StopTimeout": stop_timeout(spec),
             "HostConfig": host,
         }
 
     def _take(self, step: str, environ: Mapping[str, str]) -> dict[str, str]:
         taken = {}
         for name in self.passed(step):
-            found = [name] if not name.endswith("*") else [other for other in environ if other.startswith(name[:-1])]
-            taken.update({other: environ[other] for other in found if other in environ})
+            names = [name] if not name.endswith("*") else [other for other in environ if other.startswith(name[:-1])]
+            taken.update({other: environ[other] for other in names if other in environ})
         return taken
 
     def _mounts(self, step: str, passed: Mapping[str, str], on_client: bool) -> list[dict[str, Any]]:
@@ -148,7 +145,7 @@ class Renderer:
         code = self.config["code"]
         if code is not None and code.startswith("sha256:"):
             code = None  # it was shipped: the container takes it from the store
-        wanted: list[tuple[str, str | None, bool]] = [("store", self._store, True), ("code", code, False)]
+        candidates: list[tuple[str, str | None, bool]] = [("store", self._store, True), ("code", code, False)]
         files = [
             (f"steps.{step}.inputs.{name}", local_path(source["url"]))
             for name, source in sorted(self.config["steps"][step]["inputs"].items())
@@ -159,22 +156,30 @@ class Renderer:
         # A variable that names a file, such as a CA bundle or a credentials file, is of use only with that file.
         files += [(f"${name}", value) for name, value in sorted(passed.items()) if value[:1] == "/" and os.path.isfile(value)]
         # What isn't there is left out: the step's own message says so best.
-        wanted += [(what, path, False) for what, path in files if path and not (on_client and not os.path.exists(path))]
+        candidates += [(place, path, False) for place, path in files if path and not (on_client and not os.path.exists(path))]
         mounts: list[dict[str, Any]] = []
-        for what, path, writable in wanted:
-            if path is None or (what == "code" and path == self._store):
+        for place, path, writable in candidates:
+            if path is None or (place == "code" and path == self._store):
                 continue
-            if what not in ("store", "code") and _is_covered(path, mounts, os.path.realpath if on_client else str):
+            if place not in ("store", "code") and _is_covered(path, mounts, os.path.realpath if on_client else str):
                 continue
-            if any(place == path or place.startswith(path.rstrip("/") + "/") for place in _IMAGES_OWN):
-                raise ConfigError([Problem("", what, f"{path} can't be mounted: it would hide the image's own files; move it")])
+            if any(_is_below(folder, path) for folder in _IMAGES_OWN):
+                raise ConfigError([Problem("", place, f"{path} can't be mounted: it would hide the image's own files; move it")])
             mounts.append({"Type": "bind", "Source": path, "Target": path, "ReadOnly": not writable})
         return mounts
 
 
-def container_name(run: str, step: str, attempt: str) -> str:
-    """Return the name of an attempt's container."""
-    return f"zen-runner-{run}-{step}-{attempt}"
+def complete(body: Mapping[str, Any], image: tuple[str, str], user: str, groups: tuple[str, ...]) -> dict[str, Any]:
+    """Return a rendered body with what is known on the engine alone.
+
+    Args:
+        body: the rendered one.
+        image: the image's id and digest.
+        user: ``uid`` or ``uid:gid``.
+        groups: further groups.
+    """
+    env = [DIGEST + image[1] if entry.startswith(DIGEST) else entry for entry in body["Env"]]
+    return {**body, "Image": image[0], "User": user, "Env": env, "HostConfig": {**body["HostConfig"], "GroupAdd": list(groups)}}
 
 
 def local_path(url: str) -> str | None:
@@ -184,7 +189,7 @@ def local_path(url: str) -> str | None:
 
 
 def _is_covered(path: str, mounts: list[dict[str, Any]], resolve: Callable[[str], str]) -> bool:
-    """Tell whether a path is seen through one of the mounts already, even where a part of it is a link."""
+    """Return whether a path is seen through one of the mounts already, even where a part of it is a link."""
     return any(_is_below(path, mount["Target"]) and _is_below(resolve(path), resolve(mount["Source"])) for mount in mounts)
 
 

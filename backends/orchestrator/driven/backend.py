@@ -1,4 +1,4 @@
-"""Orchestrators whose driver is a process on the client's machine: the shared part of ``local`` and ``docker``.
+"""Orchestrators whose driver is a process on the client's machine.
 
 ``run`` drives in this process. ``submit`` starts ``zen-runner run`` as a program of its own and writes down who
 that is, so that any later process can ask the store, and on the same machine the kernel, how it goes.
@@ -7,6 +7,7 @@ that is, so that any later process can ask the store, and on the same machine th
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from abc import abstractmethod
@@ -14,8 +15,9 @@ from abc import abstractmethod
 from backends import wire
 from backends.base import OrchestratorBaseBackend
 from backends.errors import DuplicateError, InfraError, UsageError, ZenRunnerError
+from backends.orchestrator.driven.driver import drive
 from backends.orchestrator.driven.life import WHO, DriverLife
-from backends.orchestrator.driven.spawn import cpus, log_path, sigterm, spawn
+from backends.orchestrator.driven.spawn import available_cpus, log_path, spawn
 from backends.process import is_alive, process_start, utc, whoami
 from backends.states import RUNNING
 from backends.store import keys, open_store, records
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
 class ClientDrivenBackend(OrchestratorBaseBackend):
     """An orchestrator that is there once it can make a launcher and render; ``cleanup`` is for what a dead driver left.
 
-    A subclass's ``__init__`` sets ``max_parallel`` (None: one attempt a CPU) and ``keep_going``.
+    A subclass's ``__init__`` sets ``max_parallel`` (None: one attempt per CPU) and ``keep_going``.
     """
 
     max_parallel: int | None
@@ -49,10 +51,8 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
         """Remove what a driver that no longer lives left running; nothing, unless a subclass knows better."""
 
     def run(self, execution: Execution) -> dict[str, Any]:
-        from backends.orchestrator.driven.driver import drive
-
         launcher = self.make_launcher(execution)
-        return drive(execution, launcher, max_parallel=self.max_parallel or cpus(), keep_going=self.keep_going)
+        return drive(execution, launcher, max_parallel=self.max_parallel or available_cpus(), keep_going=self.keep_going)
 
     def submit(self, config: Mapping[str, Any], run_id: str, store: Store) -> dict[str, Any]:
         earlier = read_handle(store, run_id)
@@ -80,7 +80,7 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
         try:
             store.put(keys.handle(run_id), wire.dumps(handle).encode())
         except InfraError:
-            os.kill(pid, sigterm())  # a driver that nobody can find again must not run
+            os.kill(pid, signal.SIGTERM)  # a driver that nobody can find again must not run
             raise
         return handle
 
@@ -126,7 +126,7 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
             if lives:
                 told = True
                 try:
-                    os.kill(driver["pid"], sigterm())
+                    os.kill(driver["pid"], signal.SIGTERM)
                 except ProcessLookupError:
                     pass  # it ended just now
                 except PermissionError as error:
@@ -168,7 +168,7 @@ def _drivers(store: Store, handle: Mapping[str, Any]) -> list[Mapping[str, Any]]
 
 
 def _is_over(store: Store, handle: Mapping[str, Any]) -> bool:
-    """Tell whether nobody works on the run; a driver that can't be seen counts as working until its run ended."""
+    """Return whether nobody works on the run; a driver that can't be seen counts as working until its run ended."""
     return all(is_alive(driver) is False for driver in _drivers(store, handle))
 
 

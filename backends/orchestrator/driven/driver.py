@@ -1,4 +1,4 @@
-"""The loop that takes a pipeline through its steps, whatever starts them: ``local`` and ``docker`` share it.
+"""The loop that takes a pipeline through its steps, whatever starts them.
 
 A launcher runs attempts; the driver decides which step starts when, what is tried again, and how the run ends.
 """
@@ -28,7 +28,7 @@ else:
 
 
 WAKE = 0.5
-"""The longest time between two looks at ``stop_requested``, in seconds, for a launcher that nothing wakes."""
+"""The longest time between two looks at ``stop_requested``, in seconds, for launchers that cannot be woken."""
 
 
 def drive(

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 # A driver takes its config and run from its arguments; the caller's own contract variables are not for it.
-NOT_PASSED = frozenset(f"ZEN_RUNNER_{name}" for name in ("CONFIG", "CONFIG_FILE", "STEP", "RUN_ID", "ATTEMPT", "INPUTS_RUN"))
+_NOT_PASSED = frozenset(f"ZEN_RUNNER_{name}" for name in ("CONFIG", "CONFIG_FILE", "STEP", "RUN_ID", "ATTEMPT", "INPUTS_RUN"))
 
 
-def cpus() -> int:
+def available_cpus() -> int:
     """Return how many CPUs this process may use."""
     try:
         return len(os.sched_getaffinity(0))
@@ -23,15 +23,13 @@ def cpus() -> int:
         return os.cpu_count() or 1
 
 
-def sigterm() -> int:
-    import signal
-
-    return signal.SIGTERM
+def driver_environment() -> dict[str, str]:
+    """Return this process's environment without what the contract says to this process alone."""
+    return {name: value for name, value in os.environ.items() if name not in _NOT_PASSED}
 
 
 def spawn(argv: list[str], log: str) -> int:
     """Start a program in a session of its own, its output in the file ``log``, and return its process id."""
-    environ = {name: value for name, value in os.environ.items() if name not in NOT_PASSED}
     create = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     actions = [
         (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
@@ -39,7 +37,7 @@ def spawn(argv: list[str], log: str) -> int:
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
     try:
-        return os.posix_spawn(argv[0], argv, environ, file_actions=actions, setsid=True)
+        return os.posix_spawn(argv[0], argv, driver_environment(), file_actions=actions, setsid=True)
     except OSError as error:
         raise InfraError(f"could not start the driver {argv[0]}: {error.strerror}") from error
 

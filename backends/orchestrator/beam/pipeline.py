@@ -5,15 +5,15 @@ This file stands alone: standard library and Apache Beam only. Its one argument 
     spec.json     {"runner", "options", "driven", "steps": [{"step", "parents", "argv", "env", "retry", "done"}]}, parents first
     driver.sock   where the driver listens
 
-The pipeline has one element and a ParDo a step, which gets the outputs of the step's parents as side inputs; one last ParDo gets
-those of all steps that nobody waits for. What a ParDo does depends on where Beam's workers are:
+The pipeline has one element and one ParDo per step, which gets the outputs of the step's parents as side inputs; one last ParDo
+gets those of all steps that nobody waits for. What a ParDo does depends on where Beam's workers are:
 
 - Where they reach the driver (``driven``), the driver runs the steps. A ParDo tells it that its step's turn has come and gives
   its signal at once: Beam's local runner takes one ParDo after the other, and one that waited for its step would hold up the
   other branches. The last ParDo waits until the driver says how the run ended.
 - Elsewhere a ParDo runs ``argv`` on its worker, with the step's retries. Its signal is "" or why the step has failed.
 
-The driver hears one line of JSON an event: ``{"program": pid}`` first, then ``ready``, ``running``, and ``ended``, ``failed`` or
+The driver hears one line of JSON per event: ``{"program": pid}`` first, then ``ready``, ``running``, and ``ended``, ``failed`` or
 ``refused``. When it goes away this program and all that it started end.
 """
 
@@ -60,12 +60,13 @@ except OSError as error:
 """
 
 
-class Driver:
+class DriverConnection:
     """The connection to the driver."""
 
     def __init__(self, path: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(path)
+        self._words = self._socket.makefile("rb")
 
     def tell(self, **event: Any) -> None:
         """Send one event; a driver that is gone hears nothing."""
@@ -76,36 +77,30 @@ class Driver:
 
     def hear(self) -> dict[str, Any] | None:
         """Return what the driver says next; None when it is gone."""
-        data = b""
-        while not data.endswith(b"\n"):
-            try:
-                more = self._socket.recv(65536)
-            except OSError:
-                return None
-            if not more:
-                return None
-            data += more
-        word: dict[str, Any] = json.loads(data)
-        return word
+        try:
+            line = self._words.readline()
+        except OSError:
+            return None
+        return dict(json.loads(line)) if line.endswith(b"\n") else None
 
 
 def announce(path: str, step: str) -> None:
     """Tell the driver that a step's turn has come."""
-    driver = Driver(path)
+    driver = DriverConnection(path)
     driver.tell(reached=step)
     driver.hear()
 
 
 def await_end(path: str) -> str:
     """Wait for the run's end and return "" or why it failed."""
-    driver = Driver(path)
+    driver = DriverConnection(path)
     driver.tell(last=True)
     word = driver.hear()
     return FAILED + "the driver is gone" if word is None else str(word["reason"])
 
 
 def is_retried(policy: dict[str, Any], code: int) -> bool:
-    """Tell whether a step whose attempt ended with this status may have another one, its limit aside."""
+    """Return whether a step whose attempt ended with this status may have another one, its limit aside."""
     return code in policy["codes"] or (policy["others"] and code not in policy["never"])
 
 
@@ -131,21 +126,14 @@ def run_step(step: dict[str, Any]) -> str:
 
 
 def is_in_process(spec: dict[str, Any]) -> bool:
-    """Tell whether Beam's workers are threads of this process."""
+    """Return whether Beam's workers are threads of this process."""
     if spec["driven"]:
         return bool(spec["options"].get("direct_running_mode") != "multi_processing")
     return str(spec["options"].get("environment_type", "")).upper() == "LOOPBACK"
 
 
 def build(beam: Any, pipeline: Any, spec: dict[str, Any], path: str) -> None:
-    """Put a ParDo a step into the pipeline, and the last one.
-
-    Args:
-        beam: the module.
-        pipeline: a Beam pipeline.
-        spec: the spec.
-        path: the driver's socket.
-    """
+    """Put one ParDo per step into a Beam pipeline, and the last one; ``path`` is the driver's socket."""
 
     class Step(beam.DoFn):  # type: ignore[misc]
         def __init__(self, step: dict[str, Any]) -> None:
@@ -220,11 +208,7 @@ def make_options(spec: dict[str, Any]) -> Any:
 
 
 def make_runner(name: str, driven: bool) -> Any:
-    """Return Beam's runner of that name; its local one where the driver runs the steps.
-
-    Raises:
-        Exception: Beam has none, or can't import it.
-    """
+    """Return Beam's runner of that name; its local one where the driver runs the steps."""
     if driven:
         # What Beam's DirectRunner is in the end; the class of that name first tries to download another one's binary.
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner  # type: ignore[import-not-found, unused-ignore]
@@ -254,7 +238,7 @@ def end_all() -> NoReturn:
 def main(folder: str) -> int:
     """Run the pipeline and return the exit status."""
     path = os.path.join(folder, "driver.sock")
-    driver = Driver(path)
+    driver = DriverConnection(path)
     driver.tell(program=os.getpid())
     with open(os.path.join(folder, "spec.json"), encoding="utf-8") as file:
         spec = json.load(file)
