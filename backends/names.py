@@ -39,7 +39,7 @@ class Rule:
         self.last = frozenset(last)
 
     def allows(self, name: str) -> bool:
-        """Tell whether the platform takes a name as it is."""
+        """Return whether the platform takes a name as it is."""
         return 0 < len(name) <= self.limit and name[0] in self.first and name[-1] in self.last and self.inner.issuperset(name)
 
     def within(self, limit: int) -> Rule:
@@ -71,6 +71,6 @@ def fit(rule: Rule, *parts: str) -> str:
 
 
 def _looks_made(name: str) -> bool:
-    """Tell whether a name ends as those do that are made here; it could be the name of something else."""
+    """Return whether a name ends as those do that are made here; it could be the name of something else."""
     digest = name[-DIGEST:]
     return len(name) > DIGEST and name[-DIGEST - 1] == "-" and frozenset("0123456789abcdef").issuperset(digest)

@@ -254,7 +254,7 @@ def holder_of(store: Store, handle: Mapping[str, Any]) -> tuple[int, Mapping[str
 
 
 def is_at_work(store: Store, run: str, number: int, holder: Mapping[str, Any]) -> bool:
-    """Tell whether the process that took on a submission lives."""
+    """Return whether the process that took on a submission lives."""
     lives = is_alive(holder)
     if lives is not None:
         return lives
