@@ -71,6 +71,7 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
             "store": store.url,
             "config": digest,
             "backend": self.to_config(),
+            "name": config["name"],
             "submitted": utc(),
             "log": log,
             **whoami(),
