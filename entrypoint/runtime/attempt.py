@@ -1,7 +1,7 @@
 """One attempt of one step, from its claim to its record; alone in a container, or beside others of a local run.
 
-A `Task` is claimed; what is `Claimed` is given its inputs, or found in the cache, or launched; when its process is over, it is judged.
-However far it came, and whatever was raised on the way, it ends in `_close`.
+A `Task` is claimed; what is `Claimed` is given its inputs, and found in the cache or launched; once its process is gone, it is
+judged. However far it came, and whatever was raised on the way, it ends in `_close`.
 
 All of it is done in a thread of its own, so that no store, server or disk that is slow holds up the main thread, which alone
 serves signals, output, deadlines and heartbeats. A thread that doesn't answer a stop is left to itself.
@@ -19,6 +19,7 @@ from backends.files import remove_tree
 from backends.store.cache import cache_put
 from backends.store.claims import AlreadyDone
 from entrypoint.runtime import cached, command, verdict
+from entrypoint.runtime.aside import left_behind
 from entrypoint.runtime.blame import CLAIM, PREPARE, PUBLISH, STORE, blame
 from entrypoint.runtime.inputs import Inputs
 from entrypoint.runtime.stop import SLACK
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from backends.store.records import Record
     from entrypoint.runtime.claimed import Claimed, Task
     from entrypoint.runtime.gpu.claim import Claim
-
-left_behind: list[str] = []  # the steps whose threads did not answer; the process must not wait for them as it ends
 
 
 class Attempt:

@@ -6,10 +6,12 @@ import os
 from time import monotonic
 
 from backends import outcome
+from entrypoint.runtime.aside import LONG
 from entrypoint.runtime.attempt import Attempt
 from entrypoint.runtime.claimed import Task
 from entrypoint.runtime.run import Run
 from entrypoint.runtime.supervise import Supervisor
+from entrypoint.runtime.watchdog import Watchdog
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
     Config = dict[str, Any]
 else:
     import _signal as signal
-
-
-LONG = 3600.0  # seconds; whatever happens wakes the loop sooner
 
 
 class LocalLauncher:
@@ -53,6 +52,8 @@ class LocalLauncher:
         self._run.enter()
         self._output = output
         self._supervisor = Supervisor(also_stop=(signal.SIGHUP,))
+        grace = max(float(step["grace_period"] or 0) for step in config["steps"].values())
+        self._watchdog = Watchdog(self._supervisor, run, grace)
         self._running: list[Attempt] = []
         self._woken = False
         self._over: list[Record] = []
@@ -146,4 +147,5 @@ class LocalLauncher:
         self.stop()
         while self._running:
             self.wait(1.0)
+        self._watchdog.close()
         self._supervisor.close()

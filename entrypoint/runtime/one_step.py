@@ -8,6 +8,7 @@ from time import monotonic
 from backends import outcome
 from backends.errors import ZenRunnerError
 from backends.store import keys, open_store, records
+from entrypoint.runtime.aside import LONG, aside
 from entrypoint.runtime.attempt import Attempt
 from entrypoint.runtime.blame import PREPARE, blame
 from entrypoint.runtime.claimed import Task
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from backends.store.records import Record
 
     Config = dict[str, Any]
-
-
-LONG = 3600.0  # seconds; whatever happens wakes the loop sooner
 
 
 def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapping[str, str]) -> int:
@@ -47,9 +45,10 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
         supervisor.write(stream, data)
         last[STDERR if same else stream] = data[-1:]
 
-    store = None
     name = run or identity(environ)[0]
-    try:
+
+    def prepare() -> Task:
+        nonlocal name, step
         step = member(config, step, environ)
         name = keys.check_run_id(name) if name else keys.new_run_id(config["name"])
         store = open_store(config["store"])
@@ -57,7 +56,11 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
             records.put_config(store, config)
         shared = Run(with_arguments(config, step, environ), sha, name, store, environ)
         shared.enter()
-        record: Mapping[str, Any] = _attempt(Task(shared, step, supervisor, output))
+        return Task(shared, step, supervisor, output)
+
+    record: Mapping[str, Any]
+    try:
+        record = _attempt(aside(prepare, supervisor))
     except ZenRunnerError as error:
         record = _refusal(name, step, error.outcome_class, str(error))
     except BaseException as error:  # noqa: BLE001 - the last words must be said
@@ -66,6 +69,7 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
     if last[STDERR] != b"\n":
         line = "\n" + line
     supervisor.write(STDERR, line.encode())
+    supervisor.deafen()
     return int(record["exit_code"])
 
 

@@ -60,6 +60,10 @@ class Supervisor:
         self._dead_streams: set[int] = set()
         self._beats: list[Callable[[], None]] = []
         self._sample_at: float | None = None
+        self._turns = 0  # of the loop
+        self._unheard: int | None = None  # the turn at which something lay in the pipe, at the last look of another thread
+        self._heard: set[int] = set()  # signals that another thread has noted; Python's handler will come to them
+        self._stops = {signal.SIGTERM, signal.SIGINT, *also_stop}
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -82,6 +86,11 @@ class Supervisor:
             signal.signal(number, handler)
         os.close(self._wake_read)
         os.close(self._wake_write)
+
+    def deafen(self) -> None:
+        """Pass over what may still come: all is said, and the exit status is to be that of the record."""
+        for number in self._stops:
+            signal.signal(number, signal.SIG_IGN)
 
     def kill(self) -> None:
         """End all processes at once."""
@@ -173,6 +182,31 @@ class Supervisor:
         except OSError:
             pass  # it is full, or closed: nobody waits
 
+    def hear(self) -> None:
+        """Note stop signals that the main thread leaves unheard, being in a call that does not return; asked often by a thread.
+
+        The kernel's handler writes their numbers into the pipe at once; Python's runs in the main thread alone.
+        """
+        poller = select.poll()
+        poller.register(self._wake_read, select.POLLIN)
+        unheard = self._turns if poller.poll(0) else None
+        before, self._unheard = self._unheard, unheard
+        if unheard is None or unheard != before:
+            return  # nothing is there, or the main thread has come round since the last look
+        try:
+            numbers = os.read(self._wake_read, 4096)
+        except OSError:
+            return
+        self._nudge()
+        for number in self._stops.intersection(numbers):
+            self._on_stop(number, None)
+            self._heard.add(number)
+
+    def kill_groups(self) -> None:
+        """Kill all processes without waiting for their end; from any thread."""
+        for process in list(self._processes.values()):
+            process.signal_group(signal.SIGKILL)
+
     def poll(self, timeout: float | None = None) -> list[Process]:
         """Wait until processes end, and return them.
 
@@ -217,6 +251,9 @@ class Supervisor:
         self._previous.setdefault(number, signal.signal(number, handler))
 
     def _on_stop(self, number: int, frame: object) -> None:
+        if number in self._heard:
+            self._heard.remove(number)
+            return
         if self.stopped_by is None:
             self.stopped_at = monotonic()
             self.stopped_by = number
@@ -250,6 +287,7 @@ class Supervisor:
         return self._ends()
 
     def _signals_and_deadlines(self) -> None:
+        self._turns += 1
         try:
             os.read(self._wake_read, 4096)
         except BlockingIOError:
