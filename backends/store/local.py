@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 
+from backends.errors import UserError
+from backends.files import open_regular, read_regular
 from backends.store.base import TEMP, Store, check_key, trouble
 
 TYPE_CHECKING = False
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _BLOCK = 1 << 20
+_MOST = 1 << 30  # bytes that an object may have which is read at once; the largest is the manifest of millions of files
+_NO_FILE = (errno.EINVAL, errno.ELOOP, errno.ENXIO)  # a pipe, a link, a socket: somebody else put it there
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -39,25 +44,13 @@ class LocalStore(Store):
     def get(self, key: str, start: int = 0) -> bytes | None:
         path = self._path(key)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
+            return read_regular(path, _MOST, start)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
             raise trouble("read", path, error) from error
-        try:
-            if start:
-                os.lseek(fd, start, os.SEEK_SET)
-            data = block = os.read(fd, 1 << 16)
-            while len(block) >= 1 << 16:  # a short read of a regular file is its end
-                block = os.read(fd, _BLOCK)
-                data += block
-            return data
-        except IsADirectoryError:
-            return None
-        except OSError as error:
-            raise trouble("read", path, error) from error
-        finally:
-            os.close(fd)
 
     def put(self, key: str, data: bytes) -> None:
         path = self._path(key)
@@ -78,6 +71,7 @@ class LocalStore(Store):
             try:
                 os.link(temp, path)  # unlike rename, it never replaces; unlike O_EXCL, the content is there at once
             except FileExistsError:
+                _refuse_odd(path)
                 return False
             except OSError as error:
                 if error.errno not in _NO_LINKS:
@@ -134,14 +128,16 @@ class LocalStore(Store):
         except OSError:
             now = time.time()  # a reader without the right to write still gets an answer
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = open_regular(path)
             try:
                 return max(0.0, now - os.fstat(fd).st_mtime)
             finally:
                 os.close(fd)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
             raise trouble("read", path, error) from error
 
     def delete(self, key: str) -> None:
@@ -185,7 +181,7 @@ class LocalStore(Store):
     def stream(self, key: str) -> Iterator[bytes]:
         path = self._path(key)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 while block := os.read(fd, _BLOCK):
                     yield block
@@ -198,6 +194,16 @@ class LocalStore(Store):
 
     def url_of(self, key: str) -> str:
         return self._path(key)
+
+
+def _refuse_odd(path: str) -> None:
+    """Refuse what holds a key and is no object: no reader would ever see a record there."""
+    try:
+        kind = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(kind):
+        raise UserError(f"{path} is no file, but a record belongs there; a step must have put it there: remove it")
 
 
 def make_folder(path: str) -> None:

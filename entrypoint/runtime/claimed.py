@@ -12,6 +12,7 @@ from backends.store import claims, keys, records
 from entrypoint.runtime.logs import Log, Uploader
 from entrypoint.runtime.meter import Meter
 from entrypoint.runtime.run import kind_of
+from entrypoint.runtime.stop import Stop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Task:
         self.output = output
         self.memory = memory
         self.alone = alone
+        self.stop = Stop(supervisor, self.step)
         self._started = utc()
         self._began = monotonic()
 

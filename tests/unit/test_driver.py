@@ -466,7 +466,7 @@ def test_an_unexpected_error_is_raised_with_nothing_left_running(store: Store, e
 
 
 def test_a_store_that_fails_at_the_start_starts_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object) -> None:
+    def refuse(*args: object, **options: object) -> None:
         raise InfraError("read-only")
 
     monkeypatch.setattr(records, "write_run", refuse)
