@@ -21,6 +21,7 @@ from werkzeug.wrappers import Response
 from backends import wire
 from backends.errors import ConfigError, DuplicateError, InfraError, InputError, UserError
 from backends.store import artifacts, autopsy, claims, digests, open_store, records
+from backends.store import bucket as bucket_store
 from backends.store.base import Store
 from backends.store.cache import cache_get, cache_put
 from backends.store.logs import log_chunks
@@ -319,6 +320,7 @@ def test_no_such_bucket(call: int) -> None:
 
 def test_nobody_there(env: pytest.MonkeyPatch) -> None:
     env.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    env.setattr(bucket_store, "PATIENCE", 1.0)
     with pytest.raises(InfraError, match="could not be reached: connection refused; check the network") as caught:
         open_store("s3://zen-bucket/x").put("k", b"")
     assert caught.value.exit_code == 69
