@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from backends import outcome
-from backends.errors import PlacementError, Terminated, ZenRunnerError
+from backends.errors import DuplicateError, PlacementError, Terminated, ZenRunnerError
 from backends.store.cache import cache_put
 from backends.store.claims import AlreadyDone
 from entrypoint.runtime import cached, command, verdict
@@ -47,14 +47,19 @@ class Running:
         return _close(claimed, record)
 
 
-def start(task: Task) -> Running | Record:
-    """Claim a step and start its process; return a record instead where it is over before it began."""
+def start(task: Task) -> Running | Record | None:
+    """Claim a step and start its process; return a record instead where it is over before it began.
+
+    None if another holds the step of whom nobody knows yet whether it lives: call this again with the same task in a second.
+    """
     try:
         claimed = task.claim()
     except AlreadyDone as done:
         return done.record
     except ZenRunnerError as error:
         return task.record(error.outcome_class, str(error), error.exit_code)
+    if claimed is None:
+        return None
     try:
         inputs = _prepare(claimed)
         record = cached.look(claimed, inputs) if task.step["cache"] else None
@@ -103,7 +108,6 @@ def _check_placement(claimed: Claimed) -> None:
 def _close(claimed: Claimed, record: Record) -> Record:
     """Write the record last, when all else is in the store, and clean up."""
     run, meter, process = claimed.task.run, claimed.meter, claimed.meter.process
-    claimed.silent()
     if claimed.framework is not None:
         from entrypoint.runtime import processing
 
@@ -122,7 +126,7 @@ def _close(claimed: Claimed, record: Record) -> Record:
         if claimed.cache_key is not None and record["class"] == outcome.SUCCESS and record["cached_from"] is None:
             cache_put(run.store, claimed.cache_key, record)
     except ZenRunnerError as error:
-        if record["class"] == outcome.SUCCESS:
+        if record["class"] == outcome.SUCCESS or isinstance(error, DuplicateError):
             record = {**record, "class": error.outcome_class, "exit_code": error.exit_code, "message": str(error)}
         else:
             record["message"] += f" (and its record could not be stored: {error})"

@@ -7,7 +7,7 @@ import os
 from backends import outcome
 from entrypoint.runtime.attempt import Running, start
 from entrypoint.runtime.child import Process
-from entrypoint.runtime.claimed import Task
+from entrypoint.runtime.claimed import LOOK_AGAIN, Task
 from entrypoint.runtime.run import Run
 from entrypoint.runtime.supervise import Supervisor
 
@@ -53,6 +53,7 @@ class LocalLauncher:
         self._running: dict[Process, Running] = {}
         self._over: list[Record] = []
         self._waiting: list[tuple[str, int | None]] = []  # for GPUs that running steps have
+        self._watching: list[Task] = []  # whether another attempt at their step still lives
 
     def stop_requested(self) -> bool:
         """Return whether a stop signal came to this process."""
@@ -78,14 +79,27 @@ class LocalLauncher:
         def output(stream: int, data: bytes) -> None:
             self._output(step, stream, data)
 
-        begun = start(Task(self._run, step, self._supervisor, output, memory=memory, alone=False))
-        if isinstance(begun, Running):
+        self._begin(Task(self._run, step, self._supervisor, output, memory=memory, alone=False))
+
+    def _begin(self, task: Task) -> None:
+        begun = start(task)
+        if begun is None:
+            self._watching.append(task)
+        elif isinstance(begun, Running):
             self._running[begun.process] = begun
         else:
             self._over.append(begun)
 
     def wait(self, timeout: float | None) -> list[Record]:
         """Return the records of attempts that ended; an empty list when time is up or a stop signal came."""
+        watching, self._watching = self._watching, []
+        for task in watching:
+            if self._must_wait(task.name):
+                self._watching.append(task)
+            else:
+                self._begin(task)
+        if self._watching:
+            timeout = LOOK_AGAIN if timeout is None else min(LOOK_AGAIN, timeout)
         over, self._over = self._over, []
         for process in self._supervisor.poll(0.0 if over else timeout):
             over.append(self._running.pop(process).finish())
@@ -116,6 +130,10 @@ class LocalLauncher:
             if step is None or item[0] == step:
                 self._waiting.remove(item)
                 self._refuse(item[0])
+        for task in list(self._watching):
+            if step is None or task.name == step:
+                self._watching.remove(task)
+                self._over.append(task.give_up())
 
     def _refuse(self, step: str) -> None:
         task = Task(self._run, step, self._supervisor, lambda stream, data: None)

@@ -8,7 +8,7 @@ from backends import outcome, wire
 from backends.errors import ConfigError, ZenRunnerError
 from backends.store import keys, open_store, records
 from entrypoint.runtime.attempt import Running, start
-from entrypoint.runtime.claimed import Task
+from entrypoint.runtime.claimed import LOOK_AGAIN, Task
 from entrypoint.runtime.identity import identity, member, with_arguments
 from entrypoint.runtime.last_words import last_words
 from entrypoint.runtime.run import Run
@@ -50,7 +50,9 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
             records.put_config(store, config)
         shared = Run(with_arguments(config, step, environ), sha, name, store, environ)
         shared.enter()
-        begun = start(Task(shared, step, supervisor, output))
+        task = Task(shared, step, supervisor, output)
+        while (begun := start(task)) is None:
+            supervisor.poll(LOOK_AGAIN)
         if isinstance(begun, Running):
             while begun.process not in supervisor.poll(None):
                 pass

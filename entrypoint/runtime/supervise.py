@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import select
-from time import monotonic
+from time import monotonic, sleep
 
 from entrypoint.runtime.child import Process
 from entrypoint.runtime.proc import find_program, read_io
@@ -177,6 +177,13 @@ class Supervisor:
             if until is not None and (monotonic() >= until or self.stopped_by is not None or self._woken):
                 self._woken = False
                 return ended
+
+    def pause(self, seconds: float) -> None:
+        """Let time pass, and keep serving signals and deadlines; who ends meanwhile is handed over by the next ``poll``."""
+        until = monotonic() + seconds
+        while (left := until - monotonic()) > 0:
+            sleep(min(left, 0.2))
+            self._signals_and_deadlines()
 
     def write(self, fd: int, data: bytes) -> None:
         """Write all of ``data`` to one of our own streams, and keep serving signals and deadlines while its reader is slow.

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from backends.errors import InfraError, PlacementError, ZenRunnerError
-from backends.store import bucket, claims, open_store, records
+from backends.store import bucket, open_store, records
 from backends.store.base import Store
+from tests.support.claiming import claim
 from tests.support.faulty_bucket import FaultyBucket
 
 GOOD = {"class": "success", "exit_code": 0, "outputs": {}}
@@ -116,7 +117,7 @@ def test_a_claim_and_a_result_whose_answer_is_in_doubt(store: Store, server: Fau
     for operation in ("PUT claim.json", "PUT result.json"):
         server.clear()
         server.answer_with(fault, times=1, only=operation)
-        attempt = claims.claim(store, "r", operation[4:-5], {})
+        attempt = claim(store, "r", operation[4:-5], {})
         assert attempt.number == 1
         attempt.finish(GOOD)
         assert records.good_result(store, "r", operation[4:-5]) is not None
