@@ -59,7 +59,7 @@ class LocalStore(Store):
             try:
                 os.rename(temp, path)
             except OSError:
-                os.unlink(temp)
+                _discard(temp)
                 raise
         except OSError as error:
             raise trouble("write", path, error) from error
@@ -69,19 +69,14 @@ class LocalStore(Store):
         try:
             temp = _stage(os.path.dirname(path), data)
             try:
-                os.link(temp, path)  # unlike rename, it never replaces; unlike O_EXCL, the content is there at once
+                return _link(temp, path) or _create_in_place(path, data)
             except FileExistsError:
                 _refuse_odd(path)
                 return False
-            except OSError as error:
-                if error.errno not in _NO_LINKS:
-                    raise
-                return _create_in_place(path, data)
             finally:
-                os.unlink(temp)
+                _discard(temp)
         except OSError as error:
             raise trouble("write", path, error) from error
-        return True
 
     def exists(self, key: str) -> bool:
         return os.path.isfile(self._path(key))
@@ -157,7 +152,7 @@ class LocalStore(Store):
                 _copy(path, temp)
                 os.rename(temp, target)
             except OSError:
-                os.unlink(temp)
+                _discard(temp)
                 raise
         except OSError as error:
             raise trouble("write", target, error) from error
@@ -172,7 +167,7 @@ class LocalStore(Store):
                 _copy(source, temp)
                 os.rename(temp, path)
             except OSError:
-                os.unlink(temp)
+                _discard(temp)
                 raise
         except OSError as error:
             raise trouble("write", path, error) from error
@@ -235,9 +230,37 @@ def _stage(folder: str, data: bytes) -> str:
         finally:
             os.close(fd)
     except OSError:
-        os.unlink(path)
+        _discard(path)
         raise
     return path
+
+
+def _discard(temp: str) -> None:
+    """Remove a staged file if that is possible: it is hidden, so what was done with it counts all the same."""
+    try:
+        os.unlink(temp)
+    except OSError:
+        pass
+
+
+def _link(temp: str, path: str) -> bool:
+    """Give a staged file its name if that is free, and return whether this file system has hard links.
+
+    Unlike rename, a link never replaces; unlike ``O_EXCL``, the content is there at once.
+
+    Raises:
+        FileExistsError: the name is taken.
+
+    Source: open(2), on ``O_EXCL`` and NFS: the answer to a link that was made may be lost, so the count of links tells.
+    """
+    try:
+        os.link(temp, path)
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            return False
+        if os.stat(temp).st_nlink < 2:
+            raise
+    return True
 
 
 def _write(fd: int, data: bytes) -> None:
@@ -256,9 +279,13 @@ def _create_in_place(path: str, data: bytes) -> bool:
     except FileExistsError:
         return False
     try:
-        _write(fd, data)
-    finally:
-        os.close(fd)
+        try:
+            _write(fd, data)
+        finally:
+            os.close(fd)
+    except OSError:
+        _discard(path)  # half an object would hold its key
+        raise
     return True
 
 
@@ -274,7 +301,7 @@ def _server_time(folder: str) -> float:
 
 
 def _copy(source: str, target: str) -> None:
-    inlet = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    inlet = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         outlet = os.open(target, os.O_WRONLY | os.O_CLOEXEC)
         try:

@@ -14,13 +14,14 @@ import os
 from time import monotonic
 
 from backends import outcome
-from backends.errors import PlacementError, ZenRunnerError
+from backends.errors import DuplicateError, PlacementError, ZenRunnerError
 from backends.files import remove_tree
 from backends.store.cache import cache_put
 from backends.store.claims import AlreadyDone
 from entrypoint.runtime import cached, command, verdict
 from entrypoint.runtime.aside import left_behind
 from entrypoint.runtime.blame import CLAIM, PREPARE, PUBLISH, STORE, blame
+from entrypoint.runtime.claimed import LOOK_AGAIN
 from entrypoint.runtime.inputs import Inputs
 from entrypoint.runtime.stop import SLACK
 
@@ -112,7 +113,7 @@ class Attempt:
         """Return how the attempt ended, whatever is raised on the way."""
         try:
             self._stop.check()
-            claimed = self._claimed = self._task.claim()
+            claimed = self._claimed = self._claim()
             self._phase = PREPARE
             self._stop.enter("to fetch its inputs")
             self._stop.check()
@@ -133,6 +134,12 @@ class Attempt:
             return done.record
         except BaseException as error:  # noqa: BLE001 - it must end the attempt, for whose record somebody waits
             return self._blame(error)
+
+    def _claim(self) -> Claimed:
+        """Claim the step; while another holds it of whom nobody knows yet whether it lives, wait and look again."""
+        while (claimed := self._task.claim()) is None:
+            self._stop.wait(LOOK_AGAIN)
+        return claimed
 
     def _blame(self, error: BaseException) -> Record:
         task = self._task
@@ -215,7 +222,6 @@ class Attempt:
 def _close(claimed: Claimed, record: Record) -> Record:
     """Write the record last, when all else is in the store, and clean up."""
     run, meter, process = claimed.task.run, claimed.meter, claimed.meter.process
-    claimed.silent()
     if claimed.framework is not None:
         from entrypoint.runtime import processing
 
@@ -234,7 +240,7 @@ def _close(claimed: Claimed, record: Record) -> Record:
         if claimed.cache_key is not None and record["class"] == outcome.SUCCESS and record["cached_from"] is None:
             cache_put(run.store, claimed.cache_key, record)
     except ZenRunnerError as error:
-        if record["class"] == outcome.SUCCESS:
+        if record["class"] == outcome.SUCCESS or isinstance(error, DuplicateError):
             record = {**record, "class": error.outcome_class, "exit_code": error.exit_code, "message": str(error)}
         else:
             record["message"] += f" (and its record could not be stored: {error})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from time import monotonic
+from time import monotonic, sleep
 
 from backends.errors import Terminated, TimedOut
 
@@ -67,6 +67,17 @@ class Stop:
             raise Terminated("stopped" + (" by a signal" if number is not None else "") + self._where())
         if self._until is not None and monotonic() >= self._until:
             raise TimedOut(f"took longer {self._phase} than its timeout of {self._timeout:g} s")
+
+    def wait(self, seconds: float) -> None:
+        """Wait, but no longer than until `check` raises."""
+        until = monotonic() + seconds
+        while (now := monotonic()) < until and not self.is_due():
+            sleep(min(0.1, until - now))
+
+    def is_due(self) -> bool:
+        """Return whether `check` would raise."""
+        due = self.due()
+        return due is not None and monotonic() >= due
 
     def due(self) -> float | None:
         """Return the time of the monotonic clock from which `check` raises, as far as that is known."""

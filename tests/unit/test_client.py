@@ -16,8 +16,9 @@ from backends.execution import Execution
 from backends.orchestrator.driven import backend as driven
 from backends.orchestrator.local import OrchestratorLocalBackend
 from backends.process import process_start, whoami
-from backends.store import claims, open_store, records
+from backends.store import open_store, records
 from backends.store.base import Store
+from tests.support.claiming import claim
 from tests.support.configs import resolved
 
 pytestmark = pytest.mark.processes
@@ -64,7 +65,7 @@ def run_json(store: Store, of: dict[str, Any], state: str, **more: Any) -> None:
 
 def step(store: Store, name: str, kind: str | None) -> None:
     """Write an attempt of a step; None is one that has not ended."""
-    attempt = claims.claim(store, "r", name, {})
+    attempt = claim(store, "r", name, {})
     if kind is not None:
         attempt.finish({"class": kind})
 
