@@ -23,65 +23,22 @@ from backends.platform import JobStatus
 from backends.shipping.shipment import ship
 from backends.states import FAILED, PENDING, UNKNOWN
 from backends.store import records
-from backends.store.local import LocalStore
-from entrypoint.runtime import load
-from tests.support import configs, processes, running
+from tests.support import configs, running
 from tests.support.fake_platform import OrchestratorFakeBackend
 from tests.support.fake_platform.api import Api
+from tests.support.fake_platform.place import ENV, Place, in_a_row
 from tests.support.waiting import wait_until as until
 
 pytestmark = pytest.mark.processes
 
 SOURCE = "tests.support.fake_platform:OrchestratorFakeBackend"
-ENV = {"PYTHONPATH": str(running.ROOT)}
-
-
-class Place:
-    """A config, its store and the platform beside it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.store = LocalStore(str(folder / "store"))
-        self.platform = Api(folder / "store-cluster")
-
-    def config(self, steps: dict[str, Any], **document: Any) -> dict[str, Any]:
-        document = {"name": "p", "code": None, "env": {"MARK": str(self.folder)}, "steps": steps, **document}
-        self.path = configs.config(self.folder, backend={"type": "orchestrator", "source": SOURCE, "args": {}}, **document)
-        return load.load(load.find(str(self.path), {}), environ={})[0]
-
-    def put(self, name: str, text: str) -> None:
-        (self.platform.root / name).write_text(text)
-
-    def jobs(self) -> list[str]:
-        return sorted(path.name.rpartition("-")[0] for path in (self.platform.root / "jobs").iterdir())
-
-    def attempts(self, step: str, run: str = "r") -> list[int]:
-        return records.attempts(self.store, run, step)
-
-    def handle(self) -> dict[str, Any]:
-        return records.read_json(self.store, "runs/r/handle.json") or {}
-
-    def zen(self, *words: str, **env: str) -> running.Ended:
-        return running.run(*words, cwd=self.folder, env={**ENV, **env})
-
-    def submit(self, *words: str, **env: str) -> running.Ended:
-        return self.zen("submit", "-c", "config.json", "--run-id", "r", *words, **env)
-
-    def end_all(self) -> None:
-        for job in (self.platform.root / "jobs").iterdir():
-            (job / "end").touch()
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    place = Place(tmp_path)
+    place = Place(tmp_path, SOURCE)
     yield place
-    place.end_all()
-    until(lambda: not processes.mentioning(tmp_path))
-
-
-def in_a_row(count: int, command: str = "true") -> dict[str, Any]:
-    return {f"s{n}": {"run": ["sh", "-c", command], "after": [f"s{n - 1}"] if n else []} for n in range(count)}
+    place.clean()
 
 
 BACKEND = OrchestratorFakeBackend()
