@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backends import wire
+from backends import outcome, wire
 from backends.errors import ConfigError, DuplicateError, InfraError, UsageError
 from backends.execution import Execution
 from backends.orchestrator.driven import backend as driven
@@ -67,7 +67,7 @@ def step(store: Store, name: str, kind: str | None) -> None:
     """Write an attempt of a step; None is one that has not ended."""
     attempt = claim(store, "r", name, {})
     if kind is not None:
-        attempt.finish({"class": kind})
+        attempt.finish({"class": kind, "exit_code": outcome.code_of(kind)})
 
 
 def test_pending_until_the_driver_has_written_its_first_word(store: Store, process: subprocess.Popen[bytes]) -> None:
