@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from backends.errors import ZenRunnerError
 from backends.orchestrator.remote.backend import RemoteBackend, Sending
-from backends.orchestrator.remote.job import Names
+from backends.orchestrator.remote.job import Names, job_of
 from backends.outcome import INFRA, TERMINATED
 from backends.platform import WHOLE_RUN, JobStatus
 from backends.states import CANCELLED, FAILED, PENDING, SUCCEEDED, UNKNOWN
@@ -48,7 +48,7 @@ class MachineBackend(RemoteBackend):
         names = Names(self.rule, config["store"], run_id, number)
         env = self.environments(config, run_id, {"": first})[""]
         spec = {**config["steps"][first], "image": config["image"], "timeout": None}
-        job = self._job(config, run_id, "", spec)
+        job = job_of(config, "", spec, run_id)
         return [self.render_machine(job._replace(name=names.of("machine"), env=env))]
 
     def send(self, sending: Sending) -> None:
