@@ -14,12 +14,14 @@ from backends.store.cache import cache_put
 from backends.store.claims import AlreadyDone
 from entrypoint.runtime import cached, command, verdict
 from entrypoint.runtime.inputs import Inputs
+from entrypoint.runtime.run import runs_elsewhere
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from backends.store.records import Record
     from entrypoint.runtime.child import Process
     from entrypoint.runtime.claimed import Claimed, Task
+    from entrypoint.runtime.waiting import Waiting
 
 
 class Running:
@@ -47,14 +49,20 @@ class Running:
         return _close(claimed, record)
 
 
-def start(task: Task) -> Running | Record:
-    """Claim a step and start its process; return a record instead where it is over before it began."""
+def start(task: Task) -> Running | Waiting | Record:
+    """Claim a step and start its process, or what waits for its job; return a record where it is over before it began."""
     try:
+        if runs_elsewhere(task.step):
+            from entrypoint.runtime import waiting
+
+            return waiting.start(task)
         claimed = task.claim()
     except AlreadyDone as done:
         return done.record
     except ZenRunnerError as error:
         return task.record(error.outcome_class, str(error), error.exit_code)
+    except OSError as error:
+        return task.record(outcome.INFRA, f"could not start what waits for the job: {error}")
     try:
         inputs = _prepare(claimed)
         record = cached.look(claimed, inputs) if task.step["cache"] else None
@@ -77,8 +85,8 @@ def _prepare(claimed: Claimed) -> Inputs:
             os.mkdir(folder, 0o755)
         except FileExistsError:
             pass
-    inputs = Inputs(claimed)
-    inputs.fetch()
+    inputs = Inputs(claimed.task.run, claimed.task.name)
+    inputs.fetch(claimed)
     return inputs
 
 

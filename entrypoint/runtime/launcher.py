@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 from backends import outcome
-from entrypoint.runtime.attempt import Running, start
+from entrypoint.runtime.attempt import start
 from entrypoint.runtime.child import Process
 from entrypoint.runtime.claimed import Task
-from entrypoint.runtime.run import Run
+from entrypoint.runtime.run import Run, runs_elsewhere
 from entrypoint.runtime.supervise import Supervisor
 
 TYPE_CHECKING = False
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from backends.store.base import Store
     from backends.store.records import Record
+    from entrypoint.runtime.attempt import Running
+    from entrypoint.runtime.waiting import Waiting
 
     Config = dict[str, Any]
 else:
@@ -50,7 +52,7 @@ class LocalLauncher:
         self._run.enter()
         self._output = output
         self._supervisor = Supervisor(also_stop=(signal.SIGHUP,))
-        self._running: dict[Process, Running] = {}
+        self._running: dict[Process, Running | Waiting] = {}
         self._over: list[Record] = []
         self._waiting: list[tuple[str, int | None]] = []  # for GPUs that running steps have
 
@@ -79,10 +81,10 @@ class LocalLauncher:
             self._output(step, stream, data)
 
         begun = start(Task(self._run, step, self._supervisor, output, memory=memory, alone=False))
-        if isinstance(begun, Running):
-            self._running[begun.process] = begun
-        else:
+        if isinstance(begun, dict):
             self._over.append(begun)
+        else:
+            self._running[begun.process] = begun
 
     def wait(self, timeout: float | None) -> list[Record]:
         """Return the records of attempts that ended; an empty list when time is up or a stop signal came."""
@@ -100,7 +102,7 @@ class LocalLauncher:
 
     def _must_wait(self, step: str) -> bool:
         wanted = self._run.config["steps"][step]["resources"]
-        if not wanted["gpu"] or not self._run.gpus:
+        if not wanted["gpu"] or not self._run.gpus or runs_elsewhere(self._run.config["steps"][step]):
             return False
         from entrypoint.runtime.gpu import choice
 

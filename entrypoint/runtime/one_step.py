@@ -7,7 +7,7 @@ import os
 from backends import outcome, wire
 from backends.errors import ConfigError, ZenRunnerError
 from backends.store import keys, open_store, records
-from entrypoint.runtime.attempt import Running, start
+from entrypoint.runtime.attempt import start
 from entrypoint.runtime.claimed import Task
 from entrypoint.runtime.identity import identity, member, with_arguments
 from entrypoint.runtime.last_words import last_words
@@ -51,7 +51,7 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
         shared = Run(with_arguments(config, step, environ), sha, name, store, environ)
         shared.enter()
         begun = start(Task(shared, step, supervisor, output))
-        if isinstance(begun, Running):
+        if not isinstance(begun, dict):
             while begun.process not in supervisor.poll(None):
                 pass
             begun = begun.finish()
