@@ -69,7 +69,14 @@ class TrainingDockerBackend(TrainingBaseBackend):
 
 
 class Detached(Engine):
-    """A Docker Engine whose containers go on without whoever started them."""
+    """A Docker Engine whose containers go on without whoever started them.
+
+    Args: as for the engine.
+    """
+
+    def __init__(self, pull: str, user: str | None, timeout: float, connections: int) -> None:
+        super().__init__(pull, user, timeout, connections)
+        self._asked: set[str] = set()
 
     def start(self, document: Document, ids: Mapping[str, str]) -> str:
         self.fetch(document["container"]["Image"], f"steps.{document['step']}.image", _say, lambda: False)
@@ -78,8 +85,9 @@ class Detached(Engine):
         return container
 
     def end(self, ids: Collection[str]) -> None:
-        for container in ids:
-            self.signal(container, "SIGTERM")  # the supervisor in it keeps the grace period
+        for container in ids:  # the supervisor in it keeps the grace period; one that is told again has not
+            self.signal(container, "SIGKILL" if container in self._asked else "SIGTERM")
+            self._asked.add(container)
 
     def forget(self, job: str) -> None:
         with suppress(ZenRunnerError):  # whoever uses the engine next removes it

@@ -260,7 +260,8 @@ class RemoteJob:
             image = self._spec["image"]
             message = f"the job ended well and left no record: {image} does not run zen-runner; keep its images' ENTRYPOINT"
         else:
-            how = "was cancelled" if status.state == CANCELLED else f"ended with {status.exit_code}"
+            how = "ended" if status.exit_code is None else f"ended with {status.exit_code}"
+            how = "was cancelled" if status.state == CANCELLED else how
             message = f"the job {how} and left no record{f': {status.message}' if status.message else ''}"
         return self.settle(kind, code, message, tail)
 

@@ -186,6 +186,19 @@ def test_a_cancelled_run_ends_the_job(training: Training, pending: bool) -> None
     wait_until(lambda: json.loads((job / "state.json").read_text())["state"] == "cancelled", 10)
 
 
+def test_cancel_ends_the_job_of_a_driver_that_was_killed(training: Training) -> None:
+    training.write("echo begun; sleep 300")
+    ended = running.run("submit", *training.argv()[1:], cwd=training.folder, env=ENVIRON)
+    assert ended.code == 0, ended.errors
+    training.waits()
+    handle = json.loads((training.folder / "store/runs/r/handle.json").read_text())
+    os.kill(handle["pid"], signal.SIGKILL)
+    wait_until(lambda: training.waiters() == [], 10)
+    ended = running.run("cancel", "r", "--config", str(training.folder / "config.json"), cwd=training.folder, env=ENVIRON)
+    assert ended.code == 0, ended.errors
+    wait_until(lambda: [record["class"] for record in training.records()] == ["terminated"], 20)
+
+
 def test_a_job_deleted_by_hand_is_infra(training: Training) -> None:
     training.write("echo begun; sleep 300")
     process = training.start()

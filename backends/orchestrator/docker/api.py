@@ -258,10 +258,11 @@ def _status(container: Mapping[str, Any]) -> ContainerStatus:
         )
     if state["Running"]:
         return ContainerStatus(RUNNING, started=state["StartedAt"], image=image)
+    killed = outcome.INFRA if state["ExitCode"] == outcome.code_of(outcome.OOM) else None  # the engine knows that it was not that
     return ContainerStatus(
         SUCCEEDED if state["ExitCode"] == 0 else FAILED,
         exit_code=state["ExitCode"],
-        kind=outcome.OOM if state["OOMKilled"] else None,
+        kind=outcome.OOM if state["OOMKilled"] else killed,
         started=state["StartedAt"],
         image=image,
     )

@@ -13,7 +13,7 @@ import time
 from abc import abstractmethod
 
 from backends import wire
-from backends.base import OrchestratorBaseBackend
+from backends.base import OrchestratorBaseBackend, TrainingBaseBackend
 from backends.errors import DuplicateError, InfraError, UsageError, ZenRunnerError
 from backends.orchestrator.driven.driver import drive
 from backends.orchestrator.driven.life import WHO, DriverLife
@@ -135,6 +135,7 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
             raise InfraError(f"the driver of run {handle['run']!r} is on {elsewhere}: cancel it there")
         if not told:  # a driver that lives cleans up after itself
             self.cleanup(handle)
+            end_jobs(store, handle["run"])
 
 
 def end_orphans(handle: Mapping[str, Any]) -> None:
@@ -154,6 +155,25 @@ def end_orphans(handle: Mapping[str, Any]) -> None:
                     autopsy.perform(store, run, step, number, claim)
                 except DuplicateError:
                     pass  # its owner lives: not this driver's
+
+
+def end_jobs(store: Store, run: str) -> None:
+    """End the jobs of single steps that a killed driver left with a platform; each writes its own record.
+
+    Args:
+        store: where the run lives.
+        run: its id.
+
+    Raises:
+        InfraError: a platform could not be reached.
+    """
+    for step in filter(keys.is_step, store.names(keys.run(run))):
+        numbers = [number for name in store.names(keys.step(run, step)) if (number := keys.parse_job(name)) is not None]
+        note = records.read_json(store, keys.job(run, step, max(numbers))) if numbers else None
+        if note is not None:
+            platform = TrainingBaseBackend.from_config(note["backend"]).platform(store)
+            job = note.get("job") or platform.find(note["name"]).get(note["name"])
+            platform.end([job] if job is not None else [])
 
 
 def _drivers(store: Store, handle: Mapping[str, Any]) -> list[Mapping[str, Any]]:
