@@ -82,8 +82,7 @@ class RemoteJob:
         self._number, self.name = self._round()
 
     def _round(self) -> tuple[int, str]:
-        names = map(keys.parse_job, self._store.names(keys.step(self._run.run, self._step)))
-        last = max((number for number in names if number is not None), default=1)
+        last = records.last_job(self._store, self._run.run, self._step)[0] or 1
         self.name = self._name(last)
         if self.record() is None:
             return last, self.name
@@ -406,12 +405,13 @@ def run_job(order: Order) -> Record:
 def main(argv: Sequence[str]) -> int:
     """Wait for the job that an order speaks of, leave the record in its answer, and return the exit status."""
     order: Order = wire.loads(argv[1])
+    began, started = time.monotonic(), utc()
     try:
         record = run_job(order)
     except ZenRunnerError as error:
-        record = records.make_record(
-            order["run"], order["step"], 0, error.outcome_class, str(error), code=error.exit_code, config=order["config"]
-        )
+        run, step, sha, kind = order["run"], order["step"], order["config"], error.outcome_class
+        record = records.make_record(run, step, 0, kind, str(error), code=error.exit_code, started=started, config=sha)
+        record["seconds"] = round(time.monotonic() - began, 3)
     if os.getppid() != order["parent"]:
         return record["exit_code"]
     with open(order["answer"] + ".new", "w") as file:

@@ -155,6 +155,24 @@ def test_a_killed_waiter_is_followed_by_one_that_finds_the_job(training: Trainin
     assert b"begun" in ended.stdout + ended.stderr and b"done" in ended.stdout + ended.stderr
 
 
+@pytest.mark.parametrize("job_dies", [False, True])
+@pytest.mark.parametrize("kill", ["submit:1", "submitted:1", "describe:1", "describe:2"])
+def test_a_kill_at_any_call_loses_nothing_and_starts_nothing_twice(training: Training, kill: str, job_dies: bool) -> None:
+    training.write(
+        'cd "$HERE"; [ "$DIES" = 0 ] || [ -e died ] || { touch died; kill -9 "$PPID"; exit; }; echo ran >> count; sleep 0.3',
+        env={"HERE": str(training.folder), "DIES": str(int(job_dies))},
+    )
+    training.container(f"{shlex.join(running.argv())}; exit $?")
+    first = training.run(FAKE_KILL=kill)
+    assert first.code == 69, first.errors
+    codes = [training.run().code for _ in range(2)]
+    assert codes[-1] == 0
+    classes = [record["class"] for record in training.records()]
+    assert classes == (["oom", "success"] if job_dies else ["success"])
+    assert len(training.jobs()) == len(classes)
+    assert (training.folder / "count").read_text() == "ran\n"
+
+
 def test_a_job_that_ended_while_nobody_waited_is_not_started_again(training: Training) -> None:
     training.write("echo begun; while [ ! -e go ]; do sleep 0.05; done")
     process = training.start()
@@ -191,6 +209,8 @@ def test_cancel_ends_the_job_of_a_driver_that_was_killed(training: Training) -> 
     ended = running.run("submit", *training.argv()[1:], cwd=training.folder, env=ENVIRON)
     assert ended.code == 0, ended.errors
     training.waits()
+    ended = running.run("status", "r", "--config", str(training.folder / "config.json"), cwd=training.folder, env=ENVIRON)
+    assert f"train is on {SOURCE} as {training.jobs()[0].name}\n" in ended.stdout.decode()
     handle = json.loads((training.folder / "store/runs/r/handle.json").read_text())
     os.kill(handle["pid"], signal.SIGKILL)
     wait_until(lambda: training.waiters() == [], 10)

@@ -168,8 +168,7 @@ def end_jobs(store: Store, run: str) -> None:
         InfraError: a platform could not be reached.
     """
     for step in filter(keys.is_step, store.names(keys.run(run))):
-        numbers = [number for name in store.names(keys.step(run, step)) if (number := keys.parse_job(name)) is not None]
-        note = records.read_json(store, keys.job(run, step, max(numbers))) if numbers else None
+        _, note = records.last_job(store, run, step)
         if note is not None:
             platform = TrainingBaseBackend.from_config(note["backend"]).platform(store)
             job = note.get("job") or platform.find(note["name"]).get(note["name"])
