@@ -1,6 +1,7 @@
 """Every key of the store's layout, and the rules for ids in it.
 
 runs/<run>/run.json  handle.json  cancel.json  submit.<n>.json  beam.log
+runs/<run>/<step>/job.<n>.json
 runs/<run>/<step>/<attempt>/claim.json  heartbeat.json  log/000001.txt …  result.json  replay.json  out/<name>…  tmp/
 configs/<sha256>.json  cache/<key>.json  code/<sha256>.tar.gz
 """
@@ -49,6 +50,18 @@ def beam_log(run_id: str) -> str:
 def step(run_id: str, step: str) -> str:
     """Return the folder of a step, with one entry per attempt."""
     return f"{RUNS}/{run_id}/{step}"
+
+
+def job(run_id: str, step: str, number: int | str) -> str:
+    """Return where it says what platform the n-th job of a step was given to, and by whom."""
+    return f"{RUNS}/{run_id}/{step}/job.{number}.json"
+
+
+def parse_job(name: str) -> int | None:
+    """Return the number of the `job` whose name in its step's folder is given; None for any other name."""
+    head, _, rest = name.partition(".")
+    number, _, suffix = rest.partition(".")
+    return int(number) if (head, suffix) == ("job", "json") and number.isdecimal() else None
 
 
 def attempt(run_id: str, step: str, number: int | str) -> str:
