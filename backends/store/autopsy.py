@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from backends import outcome, wire
 from backends.errors import DuplicateError
 from backends.process import is_alive, whoami
-from backends.store import keys, records
+from backends.store import keys, records, trees
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -69,9 +69,7 @@ def clean_up(store: Store, run: str, step: str, number: int) -> None:
     """
     kill_processes((records.read_json(store, keys.claim(run, step, number)) or {}).get("token"))
     if store.root is not None:
-        import shutil
-
-        shutil.rmtree(store.url_of(keys.scratch(run, step, number)), ignore_errors=True)
+        trees.remove(store.url_of(keys.scratch(run, step, number)))
 
 
 def duplicate(run: str, step: str, number: int, claim: bytes, silent: float | None = None) -> DuplicateError:

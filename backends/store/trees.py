@@ -169,8 +169,16 @@ def open_file(path: str, *, keep: bool = False, check: Callable[[], None] = go_o
             os.close(fd)
             raise
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise _unopened(path, error) from error
     return fd, runs
+
+
+def _unopened(path: str, error: OSError) -> ZenRunnerError:
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:
+        mode = stat.S_IFREG
+    return unreadable(path, error) if stat.S_ISREG(mode) else UserError(unpublishable(path, mode))
 
 
 def _open(path: str, keep: bool) -> int:
@@ -213,6 +221,8 @@ def unpublishable(path: str, mode: int) -> str:
     """Return why something that is neither a file nor a directory can't be published."""
     if stat.S_ISLNK(mode):
         return f"{path} is a link to {os.readlink(path)}; write the output itself there, or copy it"
+    if stat.S_ISDIR(mode):
+        return f"{path} is a directory, where a file should be"
     names = {stat.S_IFSOCK: "a socket", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
     return f"{path} is {names.get(stat.S_IFMT(mode), 'no file')}, which can't be published; outputs are files and directories"
 

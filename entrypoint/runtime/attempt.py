@@ -12,7 +12,7 @@ from backends import outcome
 from backends.errors import PlacementError, Terminated, ZenRunnerError
 from backends.store.cache import cache_put
 from backends.store.claims import AlreadyDone
-from entrypoint.runtime import cached, command, verdict
+from entrypoint.runtime import cached, command, leftovers, verdict
 from entrypoint.runtime.inputs import Inputs
 
 TYPE_CHECKING = False
@@ -130,23 +130,5 @@ def _close(claimed: Claimed, record: Record) -> Record:
     finally:
         if meter.group is not None and meter.group is not run.group:
             meter.group.remove()
-    _remove(claimed.scratch)
+    leftovers.clear(claimed, record)
     return record
-
-
-def _remove(folder: str) -> None:
-    """Remove the scratch directory; the usual few entries by hand, since shutil costs a quarter of an interpreter's start."""
-    try:
-        for name in os.listdir(folder):
-            path = os.path.join(folder, name)
-            if name in ("out", "in"):
-                os.rmdir(path)
-            else:
-                os.unlink(path)
-        os.rmdir(folder)
-    except FileNotFoundError:
-        return
-    except OSError:
-        import shutil
-
-        shutil.rmtree(folder, ignore_errors=True)

@@ -7,10 +7,12 @@ import os
 from backends import outcome
 from backends.config import placeholders
 from backends.store.cache import cache_get, cache_key
+from backends.store.trees import go_on
 from entrypoint.runtime.proc import find_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from backends.store.records import Record
@@ -19,8 +21,14 @@ if TYPE_CHECKING:
     from entrypoint.runtime.run import Run
 
 
-def look(claimed: Claimed, inputs: Inputs) -> Record | None:
-    """Return the attempt's record if its work was done before; note its cache key in any case."""
+def look(claimed: Claimed, inputs: Inputs, *, check: Callable[[], None] = go_on) -> Record | None:
+    """Return the attempt's record if its work was done before; note its cache key in any case.
+
+    Args:
+        claimed: the attempt.
+        inputs: what it was given.
+        check: called for each file and block of the artifacts; what it raises ends the work.
+    """
     task = claimed.task
     run, step = task.run, task.step
 
@@ -35,7 +43,7 @@ def look(claimed: Claimed, inputs: Inputs) -> Record | None:
     plain: Any = placeholders.substitute(work, by_content)
     plain["foreach"] = step["foreach"]  # whatever is in an item is no placeholder
     claimed.cache_key = cache_key(task.name, plain, claimed.digests, code, software)
-    before = cache_get(run.store, claimed.cache_key)
+    before = cache_get(run.store, claimed.cache_key, check=check)
     if before is None:
         return None
     record = claimed.record(outcome.SUCCESS, "")
