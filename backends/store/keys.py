@@ -2,7 +2,8 @@
 
 runs/<run>/run.json  handle.json  cancel.json  submit.<n>.json  beam.log
 runs/<run>/<step>/job.<n>.json
-runs/<run>/<step>/<attempt>/claim.json  heartbeat.json  log/000001.txt …  result.json  replay.json  out/<name>…  tmp/
+runs/<run>/<step>/<attempt>/claim.json  heartbeat.json  log/000001.txt …  result.json  replay.json  out/<name>…
+                             tmp/  unpublished/
 configs/<sha256>.json  cache/<key>.json  code/<sha256>.tar.gz
 """
 
@@ -106,6 +107,11 @@ def out(run_id: str, step: str, number: int, name: str) -> str:
 def scratch(run_id: str, step: str, number: int) -> str:
     """Return the folder that lives as long as the attempt."""
     return f"{RUNS}/{run_id}/{step}/{number}/tmp"
+
+
+def unpublished(run_id: str, step: str, number: int) -> str:
+    """Return where a failed attempt's outputs stay for a look, on a local store."""
+    return f"{RUNS}/{run_id}/{step}/{number}/unpublished"
 
 
 def config(sha: str) -> str:

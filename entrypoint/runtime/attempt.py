@@ -15,10 +15,9 @@ from time import monotonic
 
 from backends import outcome
 from backends.errors import DuplicateError, PlacementError, ZenRunnerError
-from backends.files import remove_tree
 from backends.store.cache import cache_put
 from backends.store.claims import AlreadyDone
-from entrypoint.runtime import cached, command, verdict
+from entrypoint.runtime import cached, command, leftovers, verdict
 from entrypoint.runtime.aside import left_behind
 from entrypoint.runtime.blame import CLAIM, PREPARE, PUBLISH, STORE, blame
 from entrypoint.runtime.claimed import LOOK_AGAIN
@@ -125,7 +124,7 @@ class Attempt:
             self._stop.enter("to fetch its inputs")
             self._stop.check()
             inputs = self._prepare(claimed)
-            record = cached.look(claimed, inputs) if self._task.step["cache"] else None
+            record = cached.look(claimed, inputs, check=self._stop.check) if self._task.step["cache"] else None
             if record is not None:
                 return record
             self._stop.check()
@@ -136,7 +135,7 @@ class Attempt:
             process.wait()
             self._phase = PUBLISH
             self._stop.enter("to publish its outputs", has_grace=True)
-            return verdict.judge(claimed, inputs, process)
+            return verdict.judge(claimed, inputs, process, check=self._stop.check)
         except AlreadyDone as done:
             return done.record
         except BaseException as error:  # noqa: BLE001 - it must end the attempt, for whose record somebody waits
@@ -175,7 +174,7 @@ class Attempt:
             except FileExistsError:
                 pass
         inputs = Inputs(claimed.task.run, claimed.task.name)
-        inputs.fetch(claimed)
+        inputs.fetch(claimed, check=self._stop.check)
         return inputs
 
     def _check_placement(self, claimed: Claimed) -> None:
@@ -267,21 +266,5 @@ def _close(claimed: Claimed, record: Record) -> Record:
     finally:
         if meter.group is not None and meter.group is not run.group:
             meter.group.remove()
-    _remove(claimed.scratch)
+    leftovers.clear(claimed, record)
     return record
-
-
-def _remove(folder: str) -> None:
-    """Remove the scratch directory; the usual few entries by hand, and whatever else there is with more care."""
-    try:
-        for name in os.listdir(folder):
-            path = os.path.join(folder, name)
-            if name in ("out", "in"):
-                os.rmdir(path)
-            else:
-                os.unlink(path)
-        os.rmdir(folder)
-    except FileNotFoundError:
-        return
-    except OSError:
-        remove_tree(folder)

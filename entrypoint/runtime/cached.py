@@ -7,11 +7,12 @@ import os
 from backends import outcome
 from backends.config import placeholders
 from backends.store.cache import cache_get, cache_key
+from backends.store.trees import go_on
 from entrypoint.runtime.proc import find_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from backends.store.records import Record
@@ -20,12 +21,18 @@ if TYPE_CHECKING:
     from entrypoint.runtime.run import Run
 
 
-def look(claimed: Claimed, inputs: Inputs) -> Record | None:
-    """Return the attempt's record if its work was done before; note its cache key in any case."""
+def look(claimed: Claimed, inputs: Inputs, *, check: Callable[[], None] = go_on) -> Record | None:
+    """Return the attempt's record if its work was done before; note its cache key in any case.
+
+    Args:
+        claimed: the attempt.
+        inputs: what it was given.
+        check: called for each file and block of the artifacts; what it raises ends the work.
+    """
     run = claimed.task.run
     software = run.image_digest or _interpreter(run)
     claimed.cache_key = key_of(run, claimed.task.name, inputs, claimed.digests, software)
-    before = cache_get(run.store, claimed.cache_key)
+    before = cache_get(run.store, claimed.cache_key, check=check)
     return None if before is None else repeat(claimed.record(outcome.SUCCESS, ""), before)
 
 

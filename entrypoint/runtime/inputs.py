@@ -7,9 +7,11 @@ import os
 from backends.config import placeholders
 from backends.errors import InputError
 from backends.store import artifacts, digests, keys, records
+from backends.store.trees import go_on
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from backends.store.digests import Artifact
@@ -38,18 +40,19 @@ class Inputs:
         self._step: dict[str, Any] = run.config["steps"][name]
         self._parents = records.good_results(self._run.store, self._run.inputs_run, self._step["parents"])
 
-    def fetch(self, claimed: Claimed) -> None:
+    def fetch(self, claimed: Claimed, *, check: Callable[[], None] = go_on) -> None:
         """Bring all inputs here, note their digests, and make room for the outputs.
 
         Args:
             claimed: the attempt that they are for.
+            check: called for each file and block; what it raises ends the work.
 
         Raises:
             InputError: one is missing, or a parent has no good result.
             InfraError: the store could not be read.
         """
         for name, source in self._step["inputs"].items():
-            self.paths[name] = self._fetch(name, source, claimed)
+            self.paths[name] = self._fetch(name, source, claimed, check)
         store = self._run.store
         for name in self._step["outputs"]:
             if self._step["as"] == "url":
@@ -116,23 +119,25 @@ class Inputs:
                 return None
         return known
 
-    def _fetch(self, name: str, source: dict[str, Any], claimed: Claimed) -> Any:
+    def _fetch(self, name: str, source: dict[str, Any], claimed: Claimed, check: Callable[[], None]) -> Any:
         """Bring one input here, note its digest, and return where the step finds it."""
         store, scratch, by_url = self._run.store, claimed.scratch, self._step["as"] == "url"
         known = claimed.digests
         if "gather" in source:
             parts = [self._artifact(name, part) for part in source["gather"]]
             known[name] = digests.gathered_digest(parts)
-            return [store.url_of(part["key"]) for part in parts] if by_url else artifacts.gather(store, parts, scratch, name)
+            if by_url:
+                return [store.url_of(part["key"]) for part in parts]
+            return artifacts.gather(store, parts, scratch, name, check=check)
         if "url" in source:
             if by_url:
                 known[name] = source["url"]
                 return source["url"]
-            path, known[name] = artifacts.fetch_url(source["url"], scratch, name)
+            path, known[name] = artifacts.fetch_url(source["url"], scratch, name, check=check)
             return path
         artifact = self._artifact(name, source)
         known[name] = artifact["digest"]
-        return store.url_of(artifact["key"]) if by_url else artifacts.fetch(store, artifact, scratch, name)
+        return store.url_of(artifact["key"]) if by_url else artifacts.fetch(store, artifact, scratch, name, check=check)
 
     def _artifact(self, name: str, source: dict[str, Any]) -> Artifact:
         artifact = self._parent(source["step"])["outputs"].get(source["output"])
