@@ -12,6 +12,7 @@ import stat
 from backends import wire
 from backends.config import shape
 from backends.errors import ConfigError, InfraError, Problem
+from backends.store import urls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,13 +157,17 @@ def _read(fd: int, origin: str) -> Iterable[bytes]:
         yield block
 
 
+def _too_long(origin: str) -> ConfigError:
+    return _wrong(origin, f"it has more than {MAX_BYTES >> 20} MiB, which no config has; is it the right file?")
+
+
 def _bounded(blocks: Iterable[bytes], origin: str) -> bytes:
     """Join blocks of bytes, but not more than a config may have."""
     parts, size = [], 0
     for block in blocks:
         size += len(block)
         if size > MAX_BYTES:
-            raise _wrong(origin, f"it has more than {MAX_BYTES >> 20} MiB, which no config has; is it the right file?")
+            raise _too_long(origin)
         parts.append(block)
     return b"".join(parts)
 
@@ -257,13 +262,13 @@ def _fetch(reference: str, origin: str, *, digest_needed: bool = False) -> Sourc
         url, digest = reference, ""
     if digest_needed and not digest:
         raise _wrong(
-            origin, f"the reference has no digest; write ref:{_plain(reference)}#sha256=HEX, 64 digits of the file's SHA-256"
+            origin, f"the reference has no digest; write ref:{urls.plain(reference)}#sha256=HEX, 64 digits of the file's SHA-256"
         )
     digest = digest.lower()
     if digest and (len(digest) != 64 or digest.strip("0123456789abcdef")):
         raise _wrong(origin, "after '#sha256=' come the 64 hexadecimal digits of the file's SHA-256")
     scheme, colon, rest = url.partition("://")
-    shown = _plain(url)
+    shown = urls.plain(url)
     if not colon or scheme.lower() == "file":
         if colon and not rest.startswith(("/", "localhost/")):
             raise _wrong(origin, f"a file URL has three slashes: file:///{rest}")
@@ -284,14 +289,6 @@ def _fetch(reference: str, origin: str, *, digest_needed: bool = False) -> Sourc
     return source
 
 
-def _plain(url: str) -> str:
-    """Return a URL without what may be secret in it: user, password and query."""
-    url = url.partition("?")[0]
-    scheme, colon, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    return scheme + colon + host.rpartition("@")[2] + slash + path if colon else url
-
-
 def _download_bucket(url: str, shown: str) -> bytes:
     from backends.store import open_store
 
@@ -305,28 +302,19 @@ def _download_bucket(url: str, shown: str) -> bytes:
 
 
 def _download_http(url: str, shown: str) -> bytes:
-    from http.client import HTTPException
-    from time import sleep
-    from urllib.error import HTTPError
-    from urllib.request import Request, urlopen
+    from backends.store import download
 
-    if "@" in url.partition("://")[2].partition("/")[0]:
-        raise _wrong(shown, "the URL has a user or password in it; use one that needs no login, or a store's own (s3://, …)")
-    for wait in (0.5, 2.0, None):
-        try:
-            request = Request(url, headers={"User-Agent": "zen-runner"})  # noqa: S310 - the scheme was checked
-            with urlopen(request, timeout=10) as answer:  # noqa: S310
-                return _bounded(iter(lambda: answer.read(1 << 20), b""), shown)
-        except HTTPError as error:
-            if error.code in (404, 410):
-                raise _wrong(shown, f"there is no such file on the server (HTTP {error.code}); check the URL", error) from error
-            if wait is None or (error.code < 500 and error.code != 429):
-                raise InfraError(
-                    f"{shown}: the server answers HTTP {error.code} {error.reason}; check the URL and access"
-                ) from error
-        except (OSError, HTTPException, ValueError) as error:
-            if wait is None:
-                why = getattr(error, "reason", error)
-                raise InfraError(f"{shown}: it can't be fetched: {why}; check the address and the network") from error
-        sleep(wait)
-    raise AssertionError  # the last try returned or raised
+    if reason := urls.flaw(url):
+        raise _wrong(shown, reason)
+    sink = download.Memory(MAX_BYTES)
+    try:
+        download.download(url, sink.open, download.OF_A_CONFIG)
+    except download.TooLong as error:
+        raise _too_long(shown) from error
+    except download.Refused as error:
+        if error.status in (404, 410):
+            raise _wrong(shown, f"there is no such file on the server (HTTP {error.status}); check the URL", error) from error
+        raise InfraError(f"{shown}: {error}; check the URL and access") from error
+    except download.Broken as error:
+        raise InfraError(f"{shown}: it can't be fetched: {error}; check the address and the network") from error
+    return bytes(sink.data)

@@ -19,6 +19,7 @@ import pytest
 from backends import wire
 from backends.config import resolve, shape
 from backends.errors import ConfigError, InfraError, UsageError
+from backends.store import download
 from entrypoint.runtime import load
 from tests.support.running import ROOT
 
@@ -189,7 +190,7 @@ def test_a_reference_to_a_file(config: Path) -> None:
 
 
 def test_a_reference_over_http(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr(download, "WAITS", (0.0, 0.0))
     monkeypatch.setattr(_Handler, "failures", [503, 429])
     url = f"{server}/cfg.yaml?sig=a%2Fb"
     source = load.find(None, {"ZEN_RUNNER_CONFIG": _reference(url)})
@@ -203,7 +204,7 @@ def test_a_reference_over_http(server: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_unreachable_server_is_no_fault_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr(download, "WAITS", (0.0, 0.0))
     with pytest.raises(InfraError, match=r"^http://127.0.0.1:9/x: it can't be fetched: .*refused"):
         load.find("http://127.0.0.1:9/x?token=s", {})
 
