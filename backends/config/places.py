@@ -51,7 +51,7 @@ def interpolate(text: str, path: Path, origin: Origin, findings: Findings) -> st
         if value is None:
             findings.report(path, f"${name} is not set; set it, or give a default: ${{env:{name}:-default}}")
             return text
-        parts.append(value)
+        parts.append(findings.interpolate(value, path))
 
 
 def interpolate_all(value: Any, path: Path, origin: Origin, findings: Findings) -> Any:

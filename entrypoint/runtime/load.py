@@ -11,6 +11,7 @@ import stat
 
 from backends import wire
 from backends.config import shape
+from backends.config.bounds import MAX_BYTES, is_too_heavy
 from backends.errors import ConfigError, InfraError, Problem
 from backends.store import urls
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 DEFAULT_FILES = ("/etc/zen-runner/config.yaml", "/etc/zen-runner/config.yml", "/etc/zen-runner/config.json")
-MAX_BYTES = 64 * 1024 * 1024  # of any config, unpacked; what people write is held to less
 
 
 class Source:
@@ -100,12 +100,17 @@ def load(
             overrides=overrides,
             backend=backend,
         )
-    return config, wire.sha256(wire.dumps(config).encode("ascii"))
+        if document.holds_too_much(wire.dumps(config)):
+            raise _wrong(source.origin, "it holds too much once it is resolved; put what is long into files")
+    data = wire.dumps(config).encode("ascii")
+    if len(data) > MAX_BYTES:
+        raise _wrong(source.origin, f"once it is resolved it has {len(data):,} bytes, and {MAX_BYTES >> 20} MiB is the most")
+    return config, wire.sha256(data)
 
 
 def read_resolved(data: bytes) -> dict[str, Any] | None:
     """Return the config if it is a resolved one in full, else None, so that the checks say what it lacks."""
-    if data[:1] != b"{" or b'"resolved"' not in data:
+    if data[:1] != b"{" or b'"resolved"' not in data or len(data) > MAX_BYTES or is_too_heavy(data):
         return None
     try:
         config: Any = wire.loads(data)
@@ -116,7 +121,7 @@ def read_resolved(data: bytes) -> dict[str, Any] | None:
     steps = config.get("steps")
     if config.keys() != shape.CONFIG or not isinstance(steps, dict) or not steps:
         return None
-    return config if all(map(_is_resolved_step, steps.values())) else None
+    return config if all(map(_is_resolved_step, steps.values())) and _are_groups_whole(steps) else None
 
 
 def _is_resolved_step(step: object) -> bool:
@@ -131,9 +136,24 @@ def _is_resolved_step(step: object) -> bool:
             return False
     if not all(isinstance(source, dict) for source in step["inputs"].values()):
         return False
-    if step["foreach"] is not None and step["foreach"].keys() != shape.MEMBER.keys():
+    if (foreach := step["foreach"]) is not None and not (
+        foreach.keys() == shape.MEMBER.keys() and all(isinstance(foreach[key], kind) for key, kind in shape.MEMBER.items())
+    ):
         return False
     return bool(shape.RESOURCES_BEFORE <= step["resources"].keys() <= shape.RESOURCES and step["retry"].keys() == shape.RETRY)
+
+
+def _are_groups_whole(steps: Mapping[str, dict[str, Any]]) -> bool:
+    """Return whether of each ``foreach`` step there are as many members as each of them says, so that all can be named."""
+    counts: dict[str, int] = {}
+    for step in steps.values():
+        if (foreach := step["foreach"]) is not None:
+            counts[foreach["of"]] = counts.get(foreach["of"], 0) + 1
+    return all(
+        counts[foreach["of"]] == foreach["size"] and name == f"{foreach['of']}.{foreach['index']}"
+        for name, step in steps.items()
+        if (foreach := step["foreach"]) is not None
+    )
 
 
 def _are_texts(value: object) -> bool:
