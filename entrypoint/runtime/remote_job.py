@@ -1,10 +1,7 @@
 """Wait for a step that runs as a job of a platform: a program below the attempt that started it.
 
-The job is an ordinary container: it claims the step, logs into the store and writes the record there. Here nothing is claimed.
-
-A job is started once, whoever waits for it, under a name made of run, step and round: ``runs/<run>/<step>/job.<round>.json`` is
-a conditional create, made before the job and completed with its id after. So whoever comes after a process that was killed finds
-the job, or its record. A round is over once its job has a record; the next one is another job.
+The job is an ordinary container: it claims the step, logs into the store and writes the record there. Here nothing is claimed,
+and whoever comes after a process here that was killed finds the job by its `Round`, or its record.
 """
 
 from __future__ import annotations
@@ -19,23 +16,21 @@ from tempfile import TemporaryDirectory
 
 from backends import outcome, wire
 from backends.base import TrainingBaseBackend
-from backends.errors import ConfigError, DuplicateError, InfraError, Terminated, ZenRunnerError
-from backends.orchestrator.remote.job import Names, carry, contract, job_of
+from backends.errors import ConfigError, InfraError, Terminated, ZenRunnerError
+from backends.orchestrator.remote.job import carry, contract, job_of
 from backends.platform import JobStatus
-from backends.process import is_alive, utc, whoami
+from backends.process import utc
 from backends.shipping.shipment import Shipment, ship, upload
 from backends.states import CANCELLED, ENDED, RUNNING
-from backends.store import claims, keys, open_store, records
-from backends.store.cache import cache_get
+from backends.store import open_store, records
 from backends.store.logs import log_chunks
-from entrypoint.runtime.cached import key_of, repeat
 from entrypoint.runtime.identity import with_arguments
-from entrypoint.runtime.inputs import Inputs
+from entrypoint.runtime.job_round import Round
 from entrypoint.runtime.run import Run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from backends.orchestrator.remote.job import Job
@@ -59,124 +54,35 @@ class RemoteJob:
         run: the step's run.
         step: the step.
         memory: bytes; None for what the config says.
+        is_stopping: called often; returns whether somebody asked for its end.
 
     Attributes:
-        name: what the platform calls it.
-        stopping: somebody asked for its end.
         backend: the step's.
         platform: where the job runs.
+        round: the same job in the store.
     """
 
-    def __init__(self, run: Run, step: str, memory: int | None) -> None:
+    def __init__(self, run: Run, step: str, memory: int | None, is_stopping: Callable[[], bool]) -> None:
         self._run = run
-        self._store = run.store
         self._step = step
         self._spec: dict[str, Any] = run.config["steps"][step]
         self._memory = self._spec["resources"]["memory"] if memory is None else memory
         self.backend = TrainingBaseBackend.from_config(self._spec["backend"])
         self.platform = self.backend.platform(run.store)
-        self.stopping = False
-        self._others: set[int] = set()  # attempts that are not the job's
-        self._attempt: claims.Attempt | None = None
-        self._began, self._started = time.monotonic(), utc()
-        self._number, self.name = self._round()
-
-    def _round(self) -> tuple[int, str]:
-        last = records.last_job(self._store, self._run.run, self._step)[0] or 1
-        self.name = self._name(last)
-        if self.record() is None:
-            return last, self.name
-        self._attempt = None
-        return last + 1, self._name(last + 1)
-
-    def _name(self, number: int) -> str:
-        # An orchestrator of the same platform has names of the same form; a step's name has no capitals.
-        return Names(self.backend.rule, self._run.config["store"], self._run.run, number).of(f"JOB-{self._step}")
-
-    def stop(self) -> None:
-        """Note that its end was asked for."""
-        self.stopping = True
-
-    # -- what the store says -------------------------------------------------------------------------------------------------
-
-    def attempt(self) -> claims.Attempt | None:
-        """Return the attempt that the job has claimed, once it has."""
-        if self._attempt is None:
-            store, run, step = self._store, self._run.run, self._step
-            for number in reversed(records.attempts(store, run, step)):
-                if number in self._others or (claim := records.read_json(store, keys.claim(run, step, number))) is None:
-                    continue
-                if (claim.get("platform") or {}).get("attempt") == self.name:
-                    self._attempt = claims.Attempt(store, run, step, number, str(claim.get("token")))
-                    break
-                self._others.add(number)
-        return self._attempt
-
-    def record(self) -> Record | None:
-        """Return the record of the job's attempt, once there is one."""
-        attempt = self.attempt()
-        return None if attempt is None else records.result(self._store, *attempt.place)
-
-    def look_into_cache(self) -> Record | None:
-        """Return a record of this run if the step's work was done before, as far as that can be known without its container."""
-        run, image = self._run, self._spec["image"]
-        if not self._spec["cache"] or "@sha256:" not in image:
-            return None
-        inputs = Inputs(run, self._step)
-        digests = inputs.unfetched_digests()
-        if digests is None or (before := cache_get(self._store, key_of(run, self._step, inputs, digests, image))) is None:
-            return None
-        record = repeat(self._make(outcome.SUCCESS, 0, ""), before)
-        record["inputs"] = digests
-        return self._publish(record)
-
-    def settle(self, kind: str, code: int, message: str, tail: str = "") -> Record:
-        """Write the record of a job that left none, and return the one that counts."""
-        record = self._make(kind, code, message)
-        if tail:
-            record["log_tail"] = tail
-        return self._publish(record)
-
-    def _make(self, kind: str, code: int, message: str) -> Record:
-        seconds = round(time.monotonic() - self._began, 3)
-        run, step, sha = self._run.run, self._step, self._run.sha
-        record = records.make_record(run, step, 0, kind, message, code=code, started=self._started, seconds=seconds, config=sha)
-        record["platform"] = self._identity()
-        return record
-
-    def _publish(self, record: Record) -> Record:
-        attempt = self.attempt()
-        try:
-            if attempt is None:
-                owner = {"config": self._run.sha, "platform": self._identity()}
-                attempt = claims.Candidate(self._store, self._run.run, self._step, owner).claim()
-            if attempt is None:  # another holds the step by now
-                return self.record() or record
-            record["attempt"] = attempt.number
-            attempt.finish(record)
-        except claims.AlreadyDone as done:
-            return done.record
-        except DuplicateError:  # its owner was quicker; or another attempt, which lives
-            return self.record() or record
-        return record
-
-    def _identity(self) -> dict[str, str]:
-        return {"name": "zen-runner", "run": self._run.run, "attempt": self.name}
+        self.round = Round(run, step, self.backend.rule)
+        self.is_stopping = is_stopping
 
     # -- the start -----------------------------------------------------------------------------------------------------------
 
     def find(self) -> str | None:
         """Return the id of the job if it was started; wait for another process that is about to do that."""
-        key = keys.job(self._run.run, self._step, self._number)
-        while (note := records.read_json(self._store, key)) is not None:
-            job = note.get("job") or self.platform.find(self.name).get(self.name)
+        name = self.round.name
+        while (note := self.round.note()) is not None:
+            job = note.get("job") or self.platform.find(name).get(name)
             if job is not None:
-                _say(f"steps.{self._step} runs as {self.name}; waiting for it")
+                _say(f"steps.{self._step} runs as {name}; waiting for it")
                 return str(job)
-            lives = is_alive(note)
-            if lives is None:
-                lives = (self._store.age(key) or records.DEAD_AFTER) < records.DEAD_AFTER
-            if not lives:
+            if not self.round.is_starting(note):
                 return None
             self._check()
             time.sleep(0.2)
@@ -190,29 +96,24 @@ class RemoteJob:
             InfraError: the store or the platform could not be reached.
             Terminated: its end was asked for before.
         """
-        documents = self._prepare()
+        documents, backend = self._prepare(), self._spec["backend"]
         self._check()
-        key, note = keys.job(self._run.run, self._step, self._number), self._note()
-        if not self._store.create(key, wire.dumps(note).encode()):
+        note = self.round.begin(backend)
+        if note is None:
             if (job := self.find()) is not None:
                 return job
-            self._store.put(key, wire.dumps(note).encode())  # that of a process that is gone, and has started nothing
+            note = self.round.take_over(backend)
         for document in documents[:-1]:
             self.platform.prepare(document)
         try:
             job = self.platform.start(documents[-1], {})
         except ZenRunnerError:
             if not self.platform.doubtful:
-                self._store.delete(key)  # nothing was started
+                self.round.give_up()
             raise
-        self._store.put(key, wire.dumps({**note, "job": job}).encode())
-        _say(f"steps.{self._step} runs on {self._spec['backend']['source']} as {self.name}")
+        self.round.complete(note, job)
+        _say(f"steps.{self._step} runs on {backend['source']} as {self.round.name}")
         return job
-
-    def _note(self) -> dict[str, Any]:
-        backend = self._spec["backend"]
-        return {"version": 1, "run": self._run.run, "step": self._step, "round": self._number, "name": self.name, "at": utc(),
-                "backend": backend, **whoami()}  # fmt: skip
 
     def _prepare(self) -> list[Document]:
         """Ship code and config, and return what the platform is to start."""
@@ -224,38 +125,38 @@ class RemoteJob:
             shipment = Shipment({**alone.config, "steps": steps}, alone.archive, alone.receipt)
             documents = self.backend.render_job(self._job(shipment.config), shipment.config, self._run.environ)
             self.platform.check()
-            upload(shipment, self._store)
+            upload(shipment, self._run.store)
         return documents
 
     def _job(self, config: dict[str, Any]) -> Job:
-        env = {**contract(config, self._step, self._step, self._run.run), "ZEN_RUNNER_ATTEMPT": self.name}
+        env = {**contract(config, self._step, self._step, self._run.run), "ZEN_RUNNER_ATTEMPT": self.round.name}
         for name in PASSED:
             if name in self._run.environ:
                 env[name] = self._run.environ[name]
         carried = carry(config, self.backend.limits, used=self.backend.count_variables(env))
         env.update(carried.environment(self.backend.config_path))
         job = job_of(config, self._step, self._spec, self._run.run)
-        return job._replace(name=self.name, env=env, memory=self._memory)
+        return job._replace(name=self.round.name, env=env, memory=self._memory)
 
     def _check(self) -> None:
-        if self.stopping:
+        if self.is_stopping():
             raise Terminated("stopped before the step began")
 
     # -- the end -------------------------------------------------------------------------------------------------------------
 
     def bury(self, job: str, status: JobStatus | None) -> Record:
         """Return the record of a job that has ended, or is gone; None for ``status`` means the second."""
-        if (record := self.record()) is not None:
+        if (record := self.round.record()) is not None:
             return record
-        if good := records.good_result(self._store, self._run.run, self._step):
+        if good := self.round.good_result():
             return good  # the step had been done before, so the job did nothing
         tail, words = self._read_log(job)
         if words is not None and (status is None or status.exit_code in (None, words["exit_code"])):
-            return self.settle(words["class"], words["exit_code"], str(words["message"]), tail)
-        if self.stopping:
-            return self.settle(outcome.TERMINATED, outcome.code_of(outcome.TERMINATED), "the job was ended", tail)
+            return self.round.settle(words["class"], str(words["message"]), words["exit_code"], tail)
+        if self.is_stopping():
+            return self.round.settle(outcome.TERMINATED, "the job was ended", tail=tail)
         if status is None:
-            return self.settle(outcome.INFRA, outcome.code_of(outcome.INFRA), "the job is gone, and left no record", tail)
+            return self.round.settle(outcome.INFRA, "the job is gone, and left no record", tail=tail)
         kind, code = status.verdict()
         if status.exit_code == 0:
             image = self._spec["image"]
@@ -264,7 +165,7 @@ class RemoteJob:
             how = "ended" if status.exit_code is None else f"ended with {status.exit_code}"
             how = "was cancelled" if status.state == CANCELLED else how
             message = f"the job {how} and left no record{f': {status.message}' if status.message else ''}"
-        return self.settle(kind, code, message, tail)
+        return self.round.settle(kind, message, code, tail)
 
     def _read_log(self, job: str) -> tuple[str, Record | None]:
         """Return the last that the platform kept of the job's output, and the record that is its last line."""
@@ -331,31 +232,37 @@ class Wait:
         return record
 
     def _look(self) -> Record | None:
-        remote, now = self._remote, time.monotonic()
-        if (record := remote.record()) is not None:
-            self._follow()
-            return record
+        """Return the job's record if it is there by now, or can be made; see to the log and to what is overdue."""
+        now = time.monotonic()
+        record = self._remote.round.record()
         self._follow()
-        if remote.stopping:
+        if record is not None:
+            return record
+        if self._remote.is_stopping():
             self._end(now)
         elif self._timeout is not None and now - self._began > self._timeout:
-            message = f"ran past its timeout of {self._timeout:g} s, with the waiting for it"
-            record = remote.settle(outcome.TIMEOUT, outcome.code_of(outcome.TIMEOUT), message)
-            self._platform.end([self._job])
-            return record
-        if now < self._look_at:
-            return None
+            return self._give_up(outcome.TIMEOUT, f"ran past its timeout of {self._timeout:g} s, with the waiting for it")
+        return self._ask(now) if now >= self._look_at else None
+
+    def _ask(self, now: float) -> Record | None:
+        """Ask the platform, and return the record of a job that has ended, or does not begin."""
         status = self._platform.look([self._job]).get(self._job)
         self._look_at = now + self._platform.pace
         self._missed = self._missed + 1 if status is None else 0
-        if (status is None and self._missed >= MISSED) or (status is not None and status.state in ENDED):
-            return remote.bury(self._job, status)
+        if self._missed >= MISSED or (status is not None and status.state in ENDED):
+            return self._remote.bury(self._job, status)
         self._runs = self._runs or self._log is not None or (status is not None and status.state == RUNNING)
-        if not self._runs and self._startup is not None and now - self._began > self._startup and not remote.stopping:
-            self._platform.end([self._job])
-            said = f": {status.message}" if status is not None and status.message else ""
-            return remote.settle(outcome.INFRA, outcome.code_of(outcome.INFRA), f"not running after {self._startup:g} s{said}")
-        return None
+        late = self._startup is not None and now - self._began > self._startup
+        if self._runs or not late or self._remote.is_stopping():
+            return None
+        said = f": {status.message}" if status is not None and status.message else ""
+        return self._give_up(outcome.INFRA, f"not running after {self._startup:g} s{said}")
+
+    def _give_up(self, kind: str, message: str) -> Record:
+        """End the job, whose record is this one then: its own would only say that it was ended."""
+        record = self._remote.round.settle(kind, message)
+        self._platform.end([self._job])
+        return record
 
     def _end(self, now: float) -> None:
         """Tell the platform to end the job, and once more if it has not when its grace period is over."""
@@ -364,12 +271,12 @@ class Wait:
         try:
             self._platform.end([self._job])
         except ZenRunnerError as error:
-            raise Terminated(f"the job {self._remote.name} could not be told to end, and goes on: {error}") from error
+            raise Terminated(f"the job {self._remote.round.name} could not be told to end, and goes on: {error}") from error
         self._asked = now
 
     def _follow(self) -> None:
         """Pass on the log of the job's attempt from when there is one."""
-        attempt = self._remote.attempt()
+        attempt = self._remote.round.attempt()
         if attempt is None or self._log is not None:
             return
 
@@ -383,22 +290,20 @@ class Wait:
         self._log.start()
 
 
-def run_job(order: Order) -> Record:
+def run_job(order: Order, is_stopping: Callable[[], bool]) -> Record:
     """Return the record of a step's job, which is started, found or not needed."""
     store, step = open_store(order["store"]), order["step"]
     config = records.get_config(store, order["config"])
     if config is None:
         raise ConfigError(f"the config {order['config']} is not in {store.url}")
     run = Run(with_arguments(config, step, os.environ), order["config"], order["run"], store, os.environ)
-    remote = RemoteJob(run, step, order["memory"])
-    if good := records.good_result(store, order["run"], step):  # looked for after the round was: one that ends now is no reason
-        return good  # for another
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, frame: remote.stop())
+    remote = RemoteJob(run, step, order["memory"], is_stopping)
+    if good := remote.round.good_result():  # looked for after the round, or a job that ends between the two would have a second
+        return good
     job = remote.find()
     if job is None:
         run.enter()
-        if (record := remote.look_into_cache()) is not None:
+        if (record := remote.round.look_into_cache()) is not None:
             return record
         job = remote.start()
     return Wait(remote, job, config["steps"][step], order["parent"]).wait()
@@ -408,8 +313,11 @@ def main(argv: Sequence[str]) -> int:
     """Wait for the job that an order speaks of, leave the record in its answer, and return the exit status."""
     order: Order = wire.loads(argv[1])
     began, started = time.monotonic(), utc()
+    signals: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, frame: signals.append(number))
     try:
-        record = run_job(order)
+        record = run_job(order, lambda: bool(signals))
     except ZenRunnerError as error:
         run, step, sha, kind = order["run"], order["step"], order["config"], error.outcome_class
         record = records.make_record(run, step, 0, kind, str(error), code=error.exit_code, started=started, config=sha)

@@ -90,5 +90,5 @@ class Waiting:
         process = self.process
         ending = f"what waited for the job ended with {process.status} before the job did"
         if process.reason is not None:
-            return self._task.record(outcome.TERMINATED, f"{ending}, which was asked to")
+            return self._task.record(outcome.TERMINATED, f"{ending}; `cancel` ends one that goes on")
         return self._task.record(outcome.INFRA, f"{ending}; it goes on, and the next attempt finds it")

@@ -204,6 +204,20 @@ def test_a_cancelled_run_ends_the_job(training: Training, pending: bool) -> None
     wait_until(lambda: json.loads((job / "state.json").read_text())["state"] == "cancelled", 10)
 
 
+def test_cancel_ends_the_job_of_a_run_that_was_killed(training: Training) -> None:
+    training.write("echo begun; sleep 300")
+    process = training.start()
+    training.waits()
+    cancel = ("cancel", "r", "--config", str(training.folder / "config.json"))
+    ended = running.run(*cancel, cwd=training.folder, env=ENVIRON)
+    assert ended.code == 64 and "was not submitted: stop process" in ended.errors
+    os.killpg(process.pid, signal.SIGKILL)
+    running.end(process)
+    ended = running.run(*cancel, cwd=training.folder, env=ENVIRON)
+    assert ended.code == 0, ended.errors
+    wait_until(lambda: [record["class"] for record in training.records()] == ["terminated"], 20)
+
+
 def test_cancel_ends_the_job_of_a_driver_that_was_killed(training: Training) -> None:
     training.write("echo begun; sleep 300")
     ended = running.run("submit", *training.argv()[1:], cwd=training.folder, env=ENVIRON)

@@ -154,6 +154,19 @@ def test_more_memory_after_the_out_of_memory_killer(place: Place) -> None:
     assert [record["class"] for record in place.results()] == ["oom", "success"]
 
 
+@pytest.mark.parametrize("place", ["docker"], indirect=True)
+@pytest.mark.parametrize(("how", "kind"), [("kill", "infra"), ("remove", "infra"), ("stop", "terminated")])
+def test_a_container_that_somebody_ends_is_no_memory_shortage(place: Place, how: str, kind: str) -> None:
+    place.write(run=["sh", "-c", "echo begun; exec sleep 300"])
+    process = place.start()
+    wait_until(lambda: b"begun" in place.log(), 60)
+    [container] = place.containers()
+    {"kill": container.kill, "remove": lambda: container.remove(force=True), "stop": container.stop}[how]()
+    ended = running.end(process)
+    assert ended.code == {"infra": 69, "terminated": 143}[kind], ended.errors
+    assert [record["class"] for record in place.results()] == [kind]
+
+
 def test_an_image_that_is_not_there_is_said(place: Place) -> None:
     place.write(run=["true"], image="zen-runner:no-such-tag")
     ended = place.run()

@@ -155,8 +155,10 @@ def end_orphans(handle: Mapping[str, Any]) -> None:
                 watch.settle(store, (run, step, number), claim)  # unless its owner lives: then it isn't this driver's
 
 
-def end_jobs(store: Store, run: str) -> None:
-    """End the jobs of single steps that a killed driver left with a platform; each writes its own record.
+def end_jobs(store: Store, run: str) -> bool:
+    """End the jobs of single steps that a killed driver left with a platform, and return whether there are any.
+
+    Each that still runs writes its own record.
 
     Args:
         store: where the run lives.
@@ -165,12 +167,15 @@ def end_jobs(store: Store, run: str) -> None:
     Raises:
         InfraError: a platform could not be reached.
     """
+    found = False
     for step in filter(keys.is_step, store.names(keys.run(run))):
         _, note = records.last_job(store, run, step)
         if note is not None:
             platform = TrainingBaseBackend.from_config(note["backend"]).platform(store)
-            job = note.get("job") or platform.find(note["name"]).get(note["name"])
-            platform.end([job] if job is not None else [])
+            if job := note.get("job") or platform.find(note["name"]).get(note["name"]):
+                platform.end([job])
+                found = True
+    return found
 
 
 def _drivers(store: Store, handle: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""`cancel`: end a submitted run."""
+"""`cancel`: end a submitted run, or the jobs that a killed one left."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from backends import errors
+from backends.orchestrator.driven.backend import end_jobs
+from backends.process import is_alive
 from backends.store import records
 from entrypoint.cli.parser import add_required_run
 from entrypoint.cli.printing import print_text
@@ -30,6 +32,9 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
         print_text(f"run {run} has ended already: {record['class']}")
         return 0
     if submitted is None:
+        if not is_alive(record) and end_jobs(store, run):
+            print_text(f"run {run} has nobody to drive it; its jobs were asked to stop")
+            return 0
         where = f"process {record.get('pid')} on {record.get('host')}"
         raise errors.UsageError(f"run {run} was not submitted: stop {where}, with Ctrl-C or SIGTERM")
     backend, handle = submitted
