@@ -58,7 +58,11 @@ class Scene:
         path = config(folder, steps=dict.fromkeys(steps, step), code=str(folder))
         self.arguments = ("--config", str(path), *arguments)
         self.first = start(*self.arguments, cwd=folder, ZEN_RUNNER_RUN_ID="r")
-        wait_until(lambda: len(self.pids()) == len(steps) or self.first.poll() is not None, 20)
+        self._count = len(steps)
+
+    def wait(self) -> None:
+        """Wait until all steps run."""
+        wait_until(lambda: len(self.pids()) == self._count, 20, "the first process's steps")
 
     def pids(self) -> list[int]:
         path = self.folder / "pids"
@@ -91,6 +95,7 @@ def make_scene(tmp_path: Path) -> Iterator[MakeScene]:
     def make(*arguments: Any) -> Scene:
         scene = Scene(tmp_path, *arguments)
         made.append(scene.first)
+        scene.wait()
         return scene
 
     yield make
