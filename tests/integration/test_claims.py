@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from backends import wire
+from backends.store import open_store
 from tests.support.configs import config
 from tests.support.running import Ended, end, environment, results, start
 from tests.support.waiting import wait_until
@@ -184,3 +186,17 @@ def test_of_two_newcomers_one_takes_over(tmp_path: Path, make_scene: MakeScene) 
     assert len(scene.pids()) == 2
     assert sorted({one.code for one in ended}) in ([0], [0, 73])
     assert [record["class"] for record in results(tmp_path, "r", "s")] == ["infra", "success"]
+
+
+@pytest.mark.parametrize("end_of_step", ["stopped by its own", "killed by the successor", "failed", "done"])
+def test_whoever_was_taken_for_dead_ends_with_73(tmp_path: Path, make_scene: MakeScene, end_of_step: str) -> None:
+    scene = make_scene()
+    buried = {"class": "infra", "exit_code": 69, "attempt": 1}
+    assert open_store(str(tmp_path / "store")).create("runs/r/s/1/result.json", wire.dumps(buried).encode())
+    if end_of_step == "killed by the successor":
+        os.killpg(scene.pids()[0], signal.SIGKILL)
+    elif end_of_step != "stopped by its own":
+        scene.go(3 if end_of_step == "failed" else 0)
+    first = end(scene.first)
+    assert (first.code, first.record["class"]) == (73, "duplicate")
+    assert results(tmp_path, "r", "s") == [buried]
