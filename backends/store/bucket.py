@@ -14,17 +14,11 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import obstore
 import obstore.store
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import BaseError
 
 from backends.backoff import backoff
 from backends.errors import ConfigError, InfraError, PlacementError
-from backends.store import credentials
+from backends.store import bucket_errors, credentials
 from backends.store.base import TEMP, Store, check_key, trouble
 
 if TYPE_CHECKING:
@@ -43,18 +37,6 @@ _BULK_CLIENT: dict[str, Any] = {**_CLIENT, "read_timeout": "60s"}
 _BACKOFF = {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=3), "base": 2}
 _RETRY: Any = {"max_retries": 2, "retry_timeout": timedelta(seconds=5), "backoff": _BACKOFF}
 _BULK_RETRY: Any = {"max_retries": 100, "retry_timeout": timedelta(seconds=PATIENCE), "backoff": _BACKOFF}
-# Signs in an error's text: no retry brings credentials or a name; the other ones come and go.
-_LASTING = ("169.254.169.254", "metadata.google.internal", "oken request", "dns error", "failed to lookup", "builder error")
-_PASSING = (
-    *(f"status code: {status}" for status in (408, 409, 425, 429, *range(500, 600))),
-    *("error sending request", "timed out", "error decoding response body", "RequestTimeout"),
-)
-_REFUSED = (AlreadyExistsError, PreconditionError)
-_RIGHTS = {
-    "s3": "s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket",
-    "gs": "the role Storage Object User",
-    "az": "the role Storage Blob Data Contributor",
-}
 
 
 class ObjectStore(Store):
@@ -94,13 +76,15 @@ class ObjectStore(Store):
         try:
             return obstore.store.from_url(url, config=config, client_options=options, retry_config=retry)
         except BaseError as error:
-            text = _first_line(error)
+            text = bucket_errors.first_line(error)
             if "Unable to recognise URL" in text:
                 scheme = url.partition("://")[0].lower()
                 raise ConfigError(f"store {url!r}: there is no bucket in it; write {scheme}://bucket/prefix") from error
             raise InfraError(f"store {url}: {text}; {credentials.HINTS[self._cloud]}") from error
         except BaseException as error:
-            raise _unpanicked(error, f"open {url}") from error
+            if _is_panic(error):
+                raise _panic(f"open {url}", error) from error
+            raise
 
     def get(self, key: str, start: int = 0) -> bytes | None:
         check_key(key)
@@ -114,7 +98,7 @@ class ObjectStore(Store):
                 return bytes(obstore.get(self._store, key, options={"range": {"offset": start}}).bytes())
             return bytes(obstore.get(self._store, key).bytes())
         except FileNotFoundError as error:
-            if _no_bucket(str(error)):
+            if bucket_errors.is_no_bucket(error):
                 raise
             return None
 
@@ -133,7 +117,7 @@ class ObjectStore(Store):
         except BaseError as error:
             # If the answer to our write was lost, or it was written again and that was refused, the object is ours all the
             # same. A refusal although nothing is there is S3's word for a write that met another.
-            if not _is_passing(error) or (present := self._get(key)) is None:
+            if not bucket_errors.is_passing(error) or (present := self._get(key)) is None:
                 raise
             return present == data
         return True
@@ -177,7 +161,7 @@ class ObjectStore(Store):
         try:
             obstore.delete(self._store, key)
         except FileNotFoundError as error:
-            if _no_bucket(str(error)):
+            if bucket_errors.is_no_bucket(error):
                 raise
 
     def upload(self, key: str, path: str) -> None:
@@ -225,7 +209,7 @@ class ObjectStore(Store):
         try:
             return obstore.get(self._bulk, key)
         except FileNotFoundError as error:
-            if _no_bucket(str(error)):
+            if bucket_errors.is_no_bucket(error):
                 raise
             return None
 
@@ -247,7 +231,7 @@ class ObjectStore(Store):
 
         return self._again("read", key, ask)
 
-    def _again(self, verb: str, key: str, call: Callable[[], T]) -> T:
+    def _again(self, action: str, key: str, call: Callable[[], T]) -> T:
         """Do something, and again while what is in the way may pass."""
         until = time.monotonic() + PATIENCE
         tries = 0
@@ -256,70 +240,23 @@ class ObjectStore(Store):
                 return call()
             except (BaseError, FileNotFoundError) as error:
                 pause = min(_LONGEST_PAUSE, backoff(_PAUSE, tries))
-                if not _is_passing(error) or time.monotonic() + pause > until:
-                    self._fail(verb, key, error)
+                if not bucket_errors.is_passing(error) or time.monotonic() + pause > until:
+                    self._fail(action, key, error)
             except BaseException as error:
-                raise _unpanicked(error, f"{verb} {self.url}/{key}") from error
+                if _is_panic(error):
+                    raise _panic(f"{action} {self.url}/{key}", error) from error
+                raise
             time.sleep(pause)
             tries += 1
 
-    def _fail(self, what: str, key: str, error: Exception) -> NoReturn:
-        """Raise the error that tells a user what went wrong with the bucket and what to do about it."""
-        text = str(error)
-        rights = f"allow it {_RIGHTS[self._cloud]}"
-        if _no_bucket(text) or isinstance(error, FileNotFoundError):
-            why, hint = "there is no such bucket", "create it, or check `store` in the config and the region"
-        elif "169.254.169.254" in text or "metadata.google.internal" in text or "oken request" in text:
-            why, hint = "no credentials were found", credentials.HINTS[self._cloud]
-        elif isinstance(error, UnauthenticatedError) or "status code: 401" in text:
-            why, hint = f"the credentials were refused ({_code(text)})", credentials.HINTS[self._cloud]
-        elif isinstance(error, PermissionDeniedError) or "status code: 403" in text:
-            why = f"access was refused ({_code(text)})"
-            hint = f"check that the credentials are the ones you mean, and {rights}"
-        elif "certificate" in text.lower():
-            why = "its TLS certificate is not trusted"
-            hint = "set AWS_CA_BUNDLE or SSL_CERT_FILE to a PEM file with your certificate authority"
-        elif "dns error" in text or "failed to lookup" in text:
-            why, hint = "the host's name is not known", "check the endpoint (AWS_ENDPOINT_URL), the region and the DNS"
-        elif "error sending request" in text or "timed out" in text:
-            why = "it could not be reached" + (": connection refused" if "ConnectionRefused" in text else "")
-            hint = "check the network, the proxy and the endpoint (AWS_ENDPOINT_URL)"
-        else:
-            why, hint = _first_line(error), "check the bucket and its region, and try again"
-        where = f"{self.url}/{key}" if key else self.url
-        raise InfraError(f"cannot {what} {where}: {why}; {hint}") from error
+    def _fail(self, action: str, key: str, error: Exception) -> NoReturn:
+        raise bucket_errors.explain(action, f"{self.url}/{key}" if key else self.url, self._cloud, error) from error
 
 
-def _is_passing(error: Exception) -> bool:
-    """Return whether the same request may well be granted in a moment."""
-    if isinstance(error, _REFUSED):
-        return True
-    text = str(error)
-    if any(sign in text for sign in _LASTING) or "certificate" in text.lower():
-        return False
-    return any(sign in text for sign in _PASSING)
-
-
-def _unpanicked(error: BaseException, action: str) -> BaseException:
-    """Return what to raise for an exception that is no error of obstore's: a panic of its Rust derives from none."""
-    if type(error).__name__ != "PanicException":
-        return error
+def _panic(action: str, error: BaseException) -> PlacementError:
     return PlacementError(f"cannot {action}: the client of the store gave up ({error}); check the endpoint and the credentials")
 
 
-def _no_bucket(text: str) -> bool:
-    return "NoSuchBucket" in text or "ContainerNotFound" in text or "The specified bucket does not exist" in text
-
-
-def _code(text: str) -> str:
-    """Return a cloud's own word for a refusal, such as ``AccessDenied``, or its HTTP status."""
-    _, found, rest = text.partition("<Code>")
-    if found:
-        return rest.partition("<")[0]
-    return text.partition("status code: ")[2][:3] or "forbidden"
-
-
-def _first_line(error: Exception) -> str:
-    line = str(error).partition("\n")[0]
-    kind, colon, rest = line.partition(" error: ")
-    return (rest if colon and kind.startswith("Generic ") else line)[:300] or type(error).__name__
+def _is_panic(error: BaseException) -> bool:
+    """Return whether obstore's Rust panicked; the class, which derives from ``BaseException`` alone, can't be imported."""
+    return type(error).__name__ == "PanicException"

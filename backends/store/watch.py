@@ -68,12 +68,12 @@ class Watch:
 
     def _is_over_at_once(self) -> bool:
         """Take a first look, and bury an owner that can be seen to be dead."""
-        self._beat = self._store.get(keys.heartbeat(*self._place))
         lives = _is_alive(self._claim)
         if lives is False:
             autopsy.bury(self._store, self._place, self._claim, _GONE, is_gone=True)
             return True
         age = _silence(self._store, self._place)
+        self._beat = self._store.get(keys.heartbeat(*self._place))  # after that, so that a network mount tells it anew
         if lives and age is not None and age < records.DEAD_AFTER:
             raise duplicate(self._place, self._claim, age)
         self._age = age or 0.0

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from backends import wire
 from backends.errors import InfraError, PlacementError, ZenRunnerError
 from backends.store import bucket, open_store, records
 from backends.store.base import Store
+from tests.support import running
 from tests.support.claiming import claim
 from tests.support.faulty_bucket import FaultyBucket
 
@@ -130,6 +136,88 @@ def test_what_another_has_created_is_theirs(store: Store, server: FaultyBucket) 
         server.answer_with(fault, times=1)
         assert not store.create("new", b"ours")
     assert store.get("new") == b"theirs"
+
+
+# The entrypoint with less patience, and more heartbeats.
+QUICK = """
+import sys
+from backends.store import bucket, records
+from entrypoint.runtime import claimed, logs
+bucket.PATIENCE, claimed.PUBLISH_FOR = 1.5, float(sys.argv[1])
+records.HEARTBEAT_EVERY = logs.FLUSH_EVERY = 0.1
+from entrypoint.__main__ import main
+sys.exit(main(sys.argv[2:]))
+"""
+PHASES = {"claim": "PUT claim.json", "heartbeat": "PUT heartbeat.json", "result": "PUT result.json", "log": "PUT 000001.txt"}
+
+
+def run_quick(folder: Path, store: Store, *, whole: bool = False, publish_for: float = 30) -> running.Ended:
+    """Run a step that leaves a line each time that it runs: as a whole pipeline that may try it once more, or alone."""
+    step: dict[str, Any] = {"run": ["sh", "-c", 'echo ran | tee -a "$0/ran"; sleep 0.6', str(folder)]}
+    step["retry"] = {"limit": 1, "on": ["infra"], "backoff": 0.05}
+    path = folder / "config.json"
+    path.write_text(wire.dumps({"version": 1, "store": store.url, "code": None, "steps": {"s": step}}))
+    arguments = ("run", "--config", str(path), "--run-id", "r") if whole else ("--config", str(path), "--step", "s")
+    aws = {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", QUICK, str(publish_for), *arguments],
+        cwd=folder,
+        capture_output=True,
+        env=running.environment(ZEN_RUNNER_RUN_ID="r", TMPDIR=str(folder / "tmp"), **aws),
+        timeout=100,
+        check=False,
+    )
+    assert b"Traceback" not in done.stderr, done.stderr
+    return running.Ended(done.returncode, done.stdout, done.stderr)
+
+
+def runs(folder: Path) -> int:
+    path = folder / "ran"
+    return len(path.read_text().split()) if path.exists() else 0
+
+
+@pytest.mark.parametrize("fault", [403, 404, 409, 412, 425, 429, 503, "reset", "lost"])
+@pytest.mark.parametrize("phase", PHASES)
+def test_one_fault_in_an_attempt(store: Store, server: FaultyBucket, tmp_path: Path, phase: str, fault: int | str) -> None:
+    (tmp_path / "tmp").mkdir()
+    server.answer_with(fault, times=1, only=PHASES[phase])
+    ended = run_quick(tmp_path, store)
+    assert server.faults_left == 0
+    if phase == "claim" and fault in (403, 404):
+        assert (ended.code, ended.record["class"], runs(tmp_path)) == (69, "infra", 0)
+        ended = run_quick(tmp_path, store)
+    assert (ended.code, ended.record["class"], ended.record["attempt"]) == (0, "success", 1), ended.errors
+    assert runs(tmp_path) == 1
+    assert store.get("runs/r/s/1/log/000001.txt") == b"ran\n"
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+@pytest.mark.parametrize("fault", [403, 404, 409, 503])
+@pytest.mark.parametrize(
+    ("phase", "code", "kind", "ran"), [("claim", 69, "infra", 0), ("heartbeat", 0, "success", 1), ("result", 69, "infra", 1)]
+)
+def test_a_fault_that_stays(
+    store: Store, server: FaultyBucket, tmp_path: Path, phase: str, code: int, kind: str, ran: int, fault: int
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    server.answer_with(fault, times=10**6, only=PHASES[phase])
+    ended = run_quick(tmp_path, store, publish_for=1)
+    assert (ended.code, ended.record["class"], runs(tmp_path)) == (code, kind, ran), ended.errors
+    server.answer_with(fault, times=0)
+    again = run_quick(tmp_path, store)
+    assert (again.code, again.record["class"]) == (0, "success"), again.errors
+    assert not list((tmp_path / "tmp").iterdir())
+
+
+@pytest.mark.parametrize(("phase", "fault", "times"), [("claim", 403, 1), ("result", 403, 2), ("result", 503, 8)])
+def test_a_run_tries_again_and_finds_its_own_attempt(
+    store: Store, server: FaultyBucket, tmp_path: Path, phase: str, fault: int, times: int
+) -> None:
+    (tmp_path / "tmp").mkdir()
+    server.answer_with(fault, times=times, only=PHASES[phase])
+    ended = run_quick(tmp_path, store, whole=True, publish_for=0.6)
+    assert (ended.code, runs(tmp_path)) == (0, 1), ended.errors
+    assert not list((tmp_path / "tmp").iterdir())
 
 
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION")

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from backends import wire
+from backends.store import open_store
 from tests.support.configs import config
 from tests.support.running import Ended, end, environment, results, start
 from tests.support.waiting import wait_until
@@ -58,7 +60,11 @@ class Scene:
         path = config(folder, steps=dict.fromkeys(steps, step), code=str(folder))
         self.arguments = ("--config", str(path), *arguments)
         self.first = start(*self.arguments, cwd=folder, ZEN_RUNNER_RUN_ID="r")
-        wait_until(lambda: len(self.pids()) == len(steps) or self.first.poll() is not None, 20)
+        self._count = len(steps)
+
+    def wait(self) -> None:
+        """Wait until all steps run."""
+        wait_until(lambda: len(self.pids()) == self._count, 20, "the first process's steps")
 
     def pids(self) -> list[int]:
         path = self.folder / "pids"
@@ -91,6 +97,7 @@ def make_scene(tmp_path: Path) -> Iterator[MakeScene]:
     def make(*arguments: Any) -> Scene:
         scene = Scene(tmp_path, *arguments)
         made.append(scene.first)
+        scene.wait()
         return scene
 
     yield make
@@ -179,3 +186,17 @@ def test_of_two_newcomers_one_takes_over(tmp_path: Path, make_scene: MakeScene) 
     assert len(scene.pids()) == 2
     assert sorted({one.code for one in ended}) in ([0], [0, 73])
     assert [record["class"] for record in results(tmp_path, "r", "s")] == ["infra", "success"]
+
+
+@pytest.mark.parametrize("end_of_step", ["stopped by its own", "killed by the successor", "failed", "done"])
+def test_whoever_was_taken_for_dead_ends_with_73(tmp_path: Path, make_scene: MakeScene, end_of_step: str) -> None:
+    scene = make_scene()
+    buried = {"class": "infra", "exit_code": 69, "attempt": 1}
+    assert open_store(str(tmp_path / "store")).create("runs/r/s/1/result.json", wire.dumps(buried).encode())
+    if end_of_step == "killed by the successor":
+        os.killpg(scene.pids()[0], signal.SIGKILL)
+    elif end_of_step != "stopped by its own":
+        scene.go(3 if end_of_step == "failed" else 0)
+    first = end(scene.first)
+    assert (first.code, first.record["class"]) == (73, "duplicate")
+    assert results(tmp_path, "r", "s") == [buried]
