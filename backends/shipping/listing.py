@@ -224,7 +224,7 @@ def _entry(root: str, path: str) -> Entry | None:
     if stat.S_ISREG(status.st_mode):
         return Entry(path, bool(status.st_mode & stat.S_IXUSR), status.st_size)
     if not stat.S_ISLNK(status.st_mode):
-        raise ValueError("neither a file nor a directory nor a link, so it can't ship; remove it")
+        return None  # a socket, a pipe or a device is no code; git leaves them behind, too
     try:
         os.stat(whole)
     except FileNotFoundError:

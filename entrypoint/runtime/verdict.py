@@ -97,11 +97,23 @@ def _failure(claimed: Claimed, inputs: Inputs, process: Process) -> Record:
         message = f"ended by {_signal_name(process.signal)}"
         if process.signal == signal.SIGKILL:
             message += ", and not by the out-of-memory killer"
+        elif process.signal == signal.SIGBUS:
+            message += _shared_memory()
     else:
         message = f"exited with status {process.status}"
         if process.status in (126, 127) and claimed.task.kind == "run":
             message += command.why_not(inputs.render(claimed.task.step["run"])[0], claimed.task.run.environ.get("PATH", ""))
     return claimed.record(outcome.USER, message, outcome.own_status(process.status or 1))
+
+
+def _shared_memory() -> str:
+    """Return how much /dev/shm takes: whoever maps a file there that outgrows it ends by SIGBUS."""
+    try:
+        room = os.statvfs("/dev/shm")
+    except OSError:
+        return ""
+    size = room.f_blocks * room.f_frsize >> 20
+    return f"; shared memory that outgrows /dev/shm ends so, and it has {size} MiB here: use less, or give the container more"
 
 
 def _was_oom(claimed: Claimed, process: Process) -> bool:

@@ -896,6 +896,13 @@ def test_a_program_that_cannot_start_says_why(tmp_path: Path, data: bytes, code:
     assert says in done.record["message"]
 
 
+def test_of_a_bus_error_the_shared_memory_is_told(tmp_path: Path) -> None:
+    script = "import mmap; f = open('x', 'w+b'); f.truncate(4096); m = mmap.mmap(f.fileno(), 4096); f.truncate(0); m[0]"
+    done = run("--config", str(one(tmp_path, run=["python3", "-c", script])), "--step", "s", cwd=tmp_path)
+    assert (done.record["class"], done.record["signal"]) == ("user", signal.SIGBUS)
+    assert "/dev/shm" in done.record["message"]
+
+
 def test_the_largest_argument_is_named(tmp_path: Path) -> None:
     for step in ({"run": ["true"], "env": {"BIG": "x" * 200_000}}, {"run": ["true", "x" * 200_000]}):
         done = run("--config", str(one(tmp_path, **step)), "--step", "s", cwd=tmp_path)

@@ -129,7 +129,7 @@ def test_publishing_moves_and_fetching_verifies(store: Store, tmp_path: Path) ->
     found = digests.digest(str(path))
     for part in ("'table'", str(path), folder["digest"], found, "attempt 1 of step 's' in run 'r' published it"):
         assert part in str(caught.value)
-    shutil.rmtree(path)
+    trees.remove(str(path))
     with pytest.raises(InputError, match="does not exist"):
         artifacts.fetch(store, folder, str(scratch), "table")
 

@@ -229,13 +229,12 @@ def test_what_cannot_ship_is_told_in_one_pass(tmp_path: Path) -> None:
     finally:
         listening.close()
     said = {problem.path: problem.message for problem in caught.value.problems}
-    assert set(said) == {"out", "sibling", "loop", "pipe", "socket", "caf\udce9"}
+    assert set(said) == {"out", "sibling", "loop", "caf\udce9"}  # a pipe and a socket are left behind
     assert "points out of the code directory" in said["out"] and "points out" in said["sibling"]
     assert "can't be followed" in said["loop"]
-    assert "neither a file" in said["pipe"] and "neither a file" in said["socket"]
     assert "not UTF-8" in said["caf\udce9"]
     assert all(".zenignore" in message for message in said.values())
-    (root / ".zenignore").write_text("out\nsibling\nloop\npipe\nsocket\ncaf*\n")
+    (root / ".zenignore").write_text("out\nsibling\nloop\ncaf*\n")
     assert paths(root) == [".zenignore", "fine.py"]
 
 
