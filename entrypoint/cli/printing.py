@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from backends import errors
 from entrypoint.cli.parser import PROGRAM
-from entrypoint.cli.terminal import escaped, paint, wants_colour, write_fd
+from entrypoint.cli.terminal import ESCAPES, escaped, paint, wants_colour, write_fd
 
 if TYPE_CHECKING:
     from entrypoint.cli.config import Environ
 
-_MORE_ESCAPES = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+_MORE_ESCAPES = {code: f"\\u{code:04x}" for code in ESCAPES if code >= 0x7F}
 
 
 def print_text(text: str, *, is_painted: bool = False) -> None:

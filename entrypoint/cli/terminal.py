@@ -15,10 +15,10 @@ COLOURS = {outcome.SUCCESS: "32", SKIPPED: "2", RUNNING: "36", WAITING: "2", RET
 RED = "31"
 # What a terminal takes for an order, or shows in another order than it is written: control characters and Unicode's own for
 # bidirectional text. Source: ECMA-48; Unicode Standard Annex #9.
-_ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
-_ESCAPES |= {code: f"\\u{code:04x}" for code in (0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))}
-_ESCAPES |= {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
-_ESCAPES_BUT_LINES = {code: shown for code, shown in _ESCAPES.items() if code not in (ord("\n"), ord("\t"))}
+ESCAPES = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+ESCAPES |= {code: f"\\u{code:04x}" for code in (0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A))}
+ESCAPES |= {ord("\n"): "\\n", ord("\r"): "\\r", ord("\t"): "\\t"}
+_ESCAPES_BUT_LINES = {code: shown for code, shown in ESCAPES.items() if code not in (ord("\n"), ord("\t"))}
 
 
 def wants_colour(fd: int, environ: Mapping[str, str]) -> bool:
@@ -44,7 +44,7 @@ def escaped(text: str, *, one_line: bool = False) -> str:
         text: a message, a name or a path.
         one_line: ends of lines and tabs are shown, too.
     """
-    return text if text.isprintable() else text.translate(_ESCAPES if one_line else _ESCAPES_BUT_LINES)
+    return text if text.isprintable() else text.translate(ESCAPES if one_line else _ESCAPES_BUT_LINES)
 
 
 def paint(text: str, state: str, colour: bool) -> str:
