@@ -411,7 +411,11 @@ def _is_plainly(value: object, annotation: object) -> bool:
     if type(value) not in (str, int, bool, float, type(None)) or not _is_json(value):
         return False
     name = "None" if value is None else type(value).__name__
-    return isinstance(annotation, str) and name in annotation.split(" | ")
+    if not isinstance(annotation, str):
+        return False
+    before, bracket, rest = annotation.partition("[")
+    outer = before + rest.rpartition("]")[2] if bracket else before  # what is in brackets is no alternative
+    return name in outer.split(" | ")
 
 
 def _is_json(value: object) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 
 from backends import errors, outcome
@@ -25,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     environ = os.environ
     _mend_streams()
     name, words = split_verb(sys.argv[1:] if argv is None else argv)
+    args = None
     try:
         try:
             args = parse(name, words)
@@ -42,11 +44,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return outcome.code_of(outcome.TERMINATED)
     except Exception as error:
+        from entrypoint.cli.terminal import escaped
+
         if environ.get("ZEN_RUNNER_DEBUG"):
             raise
-        text = f"{PROGRAM}: unexpected {type(error).__name__}: {error}; set ZEN_RUNNER_DEBUG=1 to see where\n"
-        sys.stderr.write(text)
+        if (wrong := _config_problems(args)) is not None:
+            return _fail(name, wrong)
+        text = f"unexpected {type(error).__name__}: {error}; set ZEN_RUNNER_DEBUG=1 to see where"
+        sys.stderr.write(f"{PROGRAM}: {escaped(text)}\n")
         return INTERNAL
+
+
+def _config_problems(args: Namespace | None) -> errors.ConfigError | None:
+    """Return what is wrong with the config after a failure that nobody foresaw: it may say it is resolved, and not be."""
+    from entrypoint.cli.config import load_config
+
+    if args is None or not hasattr(args, "config") or args.config == "-":  # which can't be read twice
+        return None
+    try:
+        load_config(args, os.environ, in_full=True)
+    except errors.ConfigError as error:
+        return error
+    except Exception:  # noqa: BLE001 - the first failure is the one to tell
+        pass
+    return None
 
 
 def _mend_streams() -> None:

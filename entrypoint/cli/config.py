@@ -14,18 +14,19 @@ Config = dict[str, Any]
 Environ = Mapping[str, str]
 
 
-def load_config(args: argparse.Namespace, environ: Environ) -> tuple[Config, str]:
+def load_config(args: argparse.Namespace, environ: Environ, *, in_full: bool = False) -> tuple[Config, str]:
     """Return the resolved config that a command line means, and its sha256.
 
     Args:
         args: the command line; ``config`` and ``overrides`` are read.
         environ: the environment variables, which may name the config or hold it.
+        in_full: check also one that says it is resolved as any other is checked.
 
     Raises:
         ConfigError: there is no config, or it is wrong.
     """
     source = load.find(args.config, environ)
-    return load.load(source, overrides=getattr(args, "overrides", ()), environ=environ)
+    return load.load(source, overrides=getattr(args, "overrides", ()), environ=environ, in_full=in_full)
 
 
 def steps_in_order(config: Mapping[str, Any]) -> list[str]:

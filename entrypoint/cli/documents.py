@@ -14,6 +14,7 @@ from backends.store.keys import check_run_id
 from backends.text import bytes_in_words
 from entrypoint.cli.parser import JSON
 from entrypoint.cli.printing import print_json
+from entrypoint.cli.terminal import escaped
 
 if TYPE_CHECKING:
     from backends.base import OrchestratorBaseBackend
@@ -56,4 +57,4 @@ def print_receipt(receipt: Mapping[str, Any] | None) -> None:
     rules = {"git": ", by git's rules", ".zenignore": ", by .zenignore"}.get(receipt["ignored_by"], "")
     lines = [f"code: {receipt['files']} files, {bytes_in_words(receipt['bytes'])}{rules}, sha256:{receipt['sha256']}"]
     lines += [f"code: {warning}" for warning in receipt["warnings"]]
-    sys.stderr.write("".join(f"{line}\n" for line in lines))
+    sys.stderr.write("".join(f"{escaped(line, one_line=True)}\n" for line in lines))

@@ -10,7 +10,7 @@ from backends.store import keys
 from backends.store.logs import log_chunks
 from backends.text import bytes_in_words, seconds_in_words
 from entrypoint.cli.groups import fold_members, large_groups
-from entrypoint.cli.terminal import RUNNING, SKIPPED, WAITING, columns, paint, visible
+from entrypoint.cli.terminal import RUNNING, SKIPPED, WAITING, columns, escaped, paint, visible
 
 if TYPE_CHECKING:
     from backends.store.base import Store
@@ -78,8 +78,8 @@ def final_report(
     lines += ["", paint(head, summary["class"], colour)]
     if summary["class"] != outcome.SUCCESS:
         if summary["message"] and not failed:
-            lines.append(summary["message"])
-        lines.append("resume with: " + resume)
+            lines.append(escaped(summary["message"]))
+        lines.append("resume with: " + escaped(resume))
     return lines
 
 
@@ -142,11 +142,11 @@ def _products(records: Mapping[str, dict[str, Any]], names: list[str], store: St
 def _failure(record: Mapping[str, Any], store: Store, colour: bool) -> list[str]:
     lines = ["", paint(f"step '{record['step']}' failed: {ending(record)}", record["class"], colour)]
     if record.get("message"):
-        lines.append(f"  {record['message']}")
+        lines.append(f"  {escaped(record['message'])}")
     attempt = record.get("attempt")
     if attempt:
         tail = log_tail(store, record["run"], record["step"], attempt)
         if tail:
             lines += ["  the end of its log:", *(f"    {line}" for line in tail)]
-        lines.append(f"  the whole log: {store.url_of(keys.logs(record['run'], record['step'], attempt))}")
+        lines.append(f"  the whole log: {escaped(store.url_of(keys.logs(record['run'], record['step'], attempt)))}")
     return lines

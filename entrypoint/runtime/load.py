@@ -72,7 +72,12 @@ def find(config: str | None, environ: Mapping[str, str]) -> Source:
 
 
 def load(
-    source: Source, *, overrides: Sequence[str] = (), backend: str | None = None, environ: Mapping[str, str]
+    source: Source,
+    *,
+    overrides: Sequence[str] = (),
+    backend: str | None = None,
+    environ: Mapping[str, str],
+    in_full: bool = False,
 ) -> tuple[dict[str, Any], str]:
     """Return the resolved config and its SHA-256 (64 hexadecimal digits over its canonical JSON).
 
@@ -81,6 +86,7 @@ def load(
         overrides: what ``--set`` says, each ``PATH=VALUE``.
         backend: what ``--backend`` says: it takes the place of the config's ``backend``.
         environ: where ``${env:NAME}`` looks.
+        in_full: check also one that says it is resolved as any other is checked.
 
     Raises:
         ConfigError: the config is wrong; it lists every problem.
@@ -89,6 +95,8 @@ def load(
     config = None
     if not overrides and backend is None:
         config = read_resolved(source.data)
+    if config is not None and in_full:
+        _check_resolved(config, source, environ)
     if config is None:
         from backends.config import document, resolve
 
@@ -106,6 +114,21 @@ def load(
     if len(data) > MAX_BYTES:
         raise _wrong(source.origin, f"once it is resolved it has {len(data):,} bytes, and {MAX_BYTES >> 20} MiB is the most")
     return config, wire.sha256(data)
+
+
+def _check_resolved(config: dict[str, Any], source: Source, environ: Mapping[str, str]) -> None:
+    """Raise a `ConfigError` if a resolved config is not what resolving it again gives."""
+    from backends.config import document, resolve
+
+    whole = {
+        name: {**step, "resources": {**dict.fromkeys(shape.RESOURCES), **step["resources"]}}
+        for name, step in config["steps"].items()
+    }
+    again = resolve.load(document.parse(source.data, source.origin), base=source.base, name_default=source.name, environ=environ)
+    if again != {**config, "steps": whole}:
+        raise _wrong(
+            source.origin, "it says that it is resolved, but `zen-runner resolve` writes another; resolve the config again"
+        )
 
 
 def read_resolved(data: bytes) -> dict[str, Any] | None:

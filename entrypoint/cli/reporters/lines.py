@@ -13,7 +13,7 @@ from backends.process import utc
 from backends.text import seconds_in_words
 from entrypoint.cli.report import ending, final_report
 from entrypoint.cli.reporters.splitter import STDERR, STDOUT, Splitter
-from entrypoint.cli.terminal import RETRY, RUNNING, SKIPPED, WAITING, paint, wants_colour, write_fd
+from entrypoint.cli.terminal import RETRY, RUNNING, SKIPPED, WAITING, escaped, paint, wants_colour, write_fd
 
 if TYPE_CHECKING:
     from backends.store.base import Store
@@ -95,7 +95,7 @@ class Lines(Reporter):
         """Write one line about a step, or about the run when ``step`` is empty."""
         if not self.quiet:
             colour = wants_colour(STDERR, self.environ)
-            name = f"{step:<{self._splitter.width}}  " if step else ""
+            name = f"{escaped(step, one_line=True):<{self._splitter.width}}  " if step else ""
             line = f"{time.strftime('%H:%M:%S')} {name}{paint(text, state, colour)}\n"
             self.write(STDERR, line.encode("utf-8", "replace"))
 

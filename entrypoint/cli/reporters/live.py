@@ -17,7 +17,7 @@ from backends.text import seconds_in_words
 from entrypoint.cli.groups import large_groups, summary_of_states
 from entrypoint.cli.reporters.lines import Lines
 from entrypoint.cli.reporters.splitter import STDOUT
-from entrypoint.cli.terminal import COLOURS, RED, RETRY, RUNNING, SKIPPED, WAITING, is_terminal, visible
+from entrypoint.cli.terminal import COLOURS, RED, RETRY, RUNNING, SKIPPED, WAITING, escaped, is_terminal, visible
 
 if TYPE_CHECKING:
     from backends.store.base import Store
@@ -83,6 +83,7 @@ class Live(Lines):
 
     def say(self, step: str, text: str, state: str) -> None:
         """Keep the state for the table; only what went wrong is also written above it."""
+        text = escaped(text)
         if step:
             self._states[step] = state
             self._notes[step] = text

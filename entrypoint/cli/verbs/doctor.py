@@ -10,7 +10,7 @@ from entrypoint.cli import doctor
 from entrypoint.cli.config import load_config
 from entrypoint.cli.parser import JSON, add_config, add_output
 from entrypoint.cli.printing import print_json, print_text
-from entrypoint.cli.terminal import RETRY, SKIPPED, paint, wants_colour
+from entrypoint.cli.terminal import RETRY, SKIPPED, escaped, paint, wants_colour
 
 if TYPE_CHECKING:
     from entrypoint.cli.config import Environ
@@ -43,7 +43,7 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
         width = max(len(finding.name) for finding in findings)
         for finding in findings:
             state = paint(f"{finding.state:<4}", shade.get(finding.state, SKIPPED), colour)
-            print_text(f"{state}  {finding.name:<{width}}  {finding.detail}")
+            print_text(f"{state}  {escaped(f'{finding.name:<{width}}  {finding.detail}')}", is_painted=True)
             if finding.fix:
                 print_text(f"{'':<{width + 8}}→ {finding.fix}")
     return outcome.code_of(outcome.PLACEMENT) if failed else 0

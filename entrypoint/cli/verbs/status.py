@@ -15,7 +15,7 @@ from entrypoint.cli.parser import JSON, add_output, add_run
 from entrypoint.cli.printing import print_json, print_text
 from entrypoint.cli.report import steps_table, verdict
 from entrypoint.cli.runs import find_run, view_of
-from entrypoint.cli.terminal import paint, wants_colour
+from entrypoint.cli.terminal import escaped, paint, wants_colour
 
 if TYPE_CHECKING:
     from backends.store.base import Store
@@ -42,8 +42,8 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
     lines += [f"{name} is on {job['on']} as {job['name']}" for name, job in jobs.items()]
     lines += ["", paint(f"run {run}: {verdict(status['state'])}", status["state"], colour)]
     if status.get("message"):
-        lines.append(status["message"])
-    print_text("\n".join(lines).lstrip("\n"))
+        lines.append(escaped(status["message"]))
+    print_text("\n".join(lines).lstrip("\n"), is_painted=True)
     return 0
 
 

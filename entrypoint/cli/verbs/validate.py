@@ -24,7 +24,7 @@ def arguments(parser: Parser) -> None:
 def main(args: argparse.Namespace, environ: Environ) -> int:
     """Print that a config is valid, or every problem of it."""
     try:
-        config, sha = load_config(args, environ)
+        config, sha = load_config(args, environ, in_full=True)
     except errors.ConfigError as error:
         if args.output == JSON:
             problems = [{"where": p.where, "path": p.path, "message": p.message} for p in error.problems]
