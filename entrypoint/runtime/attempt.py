@@ -14,8 +14,9 @@ import os
 from time import monotonic
 
 from backends import outcome
-from backends.errors import PlacementError, ZenRunnerError
+from backends.errors import PlacementError, UserError, ZenRunnerError
 from backends.files import remove_tree
+from backends.store import keys
 from backends.store.cache import cache_put
 from backends.store.claims import AlreadyDone
 from entrypoint.runtime import cached, command, verdict
@@ -130,9 +131,16 @@ class Attempt:
             self._stop.enter("to publish its outputs", has_grace=True)
             return verdict.judge(claimed, inputs, process)
         except AlreadyDone as done:
-            return done.record
+            return self._sound(done.record)
         except BaseException as error:  # noqa: BLE001 - it must end the attempt, for whose record somebody waits
             return self._blame(error)
+
+    def _sound(self, record: Record) -> Record:
+        """Return a record of the store, which anybody could have written, if it is one."""
+        if all(name in record for name in ("attempt", "class", "exit_code", "message", "outputs", "seconds", "values")):
+            return {**record, "run": self._task.run.run, "step": self.name}
+        where = f"{self._task.run.store.url}/{keys.run(self._task.run.run)}/{self.name}"
+        return self._blame(UserError(f"a result.json in {where} is no record of zen-runner's; remove it"))
 
     def _blame(self, error: BaseException) -> Record:
         task = self._task

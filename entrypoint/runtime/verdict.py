@@ -6,6 +6,7 @@ import os
 
 from backends import outcome, wire
 from backends.errors import UserError
+from backends.files import read_regular
 from backends.store import artifacts, keys
 
 TYPE_CHECKING = False
@@ -91,22 +92,22 @@ def _shim_error(claimed: Claimed) -> tuple[str, str, str] | None:
     if claimed.task.kind == "run" and claimed.framework != "spark":
         return None  # no shim was there
     try:
-        with open(claimed.file("error.json"), "rb") as file:
-            error = wire.loads(file.read(VALUES))
+        error = wire.loads(read_regular(claimed.file("error.json"), VALUES))
         # A step can write this file, too; so it says no more than a step may.
         kinds = (outcome.CONFIG, outcome.PLACEMENT, outcome.INFRA) if claimed.framework else (outcome.CONFIG,)
         kind = error["class"] if error["class"] in kinds else outcome.USER
         return kind, str(error["message"]), str(error.get("traceback", ""))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 
 def _read_values(path: str) -> dict[str, Any]:
     try:
-        with open(path, "rb") as file:
-            data = file.read(VALUES + 1)
+        data = read_regular(path, VALUES + 1)
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise UserError(f"the step's values can't be read: {error}; $ZEN_VALUES is to be an ordinary file") from error
     if len(data) > VALUES:
         raise UserError(f"the step's values are larger than {VALUES} bytes; write an output instead")
     try:
