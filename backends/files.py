@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _BLOCK = 1 << 20
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def open_regular(path: str, flags: int = os.O_RDONLY, mode: int = 0o644) -> int:
@@ -61,58 +62,73 @@ def read_regular(path: str, limit: int, start: int = 0) -> bytes:
         os.close(fd)
 
 
-def remove_tree(folder: str) -> None:
-    """Remove a directory and all in it as far as that can be done; no link is followed, and no depth is too much.
+def remove_tree(top: str) -> None:
+    """Remove a file or a directory with all in it as far as that can be done; no link is followed, no depth is too much.
 
-    What lies below a directory is first moved up beside it, so that no path gets long and nothing calls itself.
+    It goes down and up by single names from one open directory to the next, so that no path gets long and nothing calls itself.
     """
     try:
-        if not stat.S_ISDIR(os.lstat(folder).st_mode):
-            os.unlink(folder)
-            return
+        fd = os.open(top, _FOLDER)
     except OSError:
+        _quietly(lambda: os.unlink(top))
         return
-    stuck: set[str] = set()
-    while names := [name for name in _names(folder) if name not in stuck]:
-        for name in names:
-            if not _remove(folder, f"{folder}/{name}"):
-                stuck.add(name)
-    _quietly(os.rmdir, folder)
-
-
-def _remove(folder: str, path: str) -> bool:
-    """Remove one entry of a folder, a directory's own directories being moved up into it; return whether it is gone."""
-    if _quietly(os.unlink, path):
-        return True
-    if not _is_folder(path):
-        return False
-    _quietly(os.chmod, path, 0o700)
-    for name in _names(path):
-        below = f"{path}/{name}"
-        if _quietly(os.unlink, below) or not _is_folder(below):
+    stack = [("", _identity(fd), _empty(fd))]
+    while stack:
+        name, above, folders = stack[-1]
+        if folders:
+            below = folders.pop()
+            parent = _identity(fd)
+            try:
+                deeper = _open_folder(below, fd)
+            except OSError:
+                continue
+            os.close(fd)
+            fd = deeper
+            stack.append((below, parent, _empty(fd)))
             continue
-        _quietly(os.chmod, below, 0o700)  # to move a directory changes its ".."
-        _quietly(os.rename, below, f"{folder}/{os.urandom(8).hex()}")
-    return _quietly(os.rmdir, path)
+        stack.pop()
+        if stack:
+            fd = _up(fd)
+            if _identity(fd) != above:
+                break  # somebody moves it about
+            _quietly(lambda name=name, fd=fd: os.rmdir(name, dir_fd=fd))  # type: ignore[misc]
+    os.close(fd)
+    _quietly(lambda: os.rmdir(top))
 
 
-def _names(folder: str) -> list[str]:
+def _open_folder(name: str, above: int) -> int:
     try:
-        return os.listdir(folder)
-    except OSError:
-        return []
+        return os.open(name, _FOLDER, dir_fd=above)
+    except PermissionError:
+        os.chmod(name, 0o700, dir_fd=above)
+        return os.open(name, _FOLDER, dir_fd=above)
 
 
-def _is_folder(path: str) -> bool:
+def _up(fd: int) -> int:
+    above = os.open("..", _FOLDER, dir_fd=fd)
+    os.close(fd)
+    return above
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+def _empty(fd: int) -> list[str]:
+    """Remove all but the directories from an open directory, and return their names."""
+    _quietly(lambda: os.fchmod(fd, 0o700))
+    folders = []
+    for name in os.listdir(fd):
+        try:
+            os.unlink(name, dir_fd=fd)
+        except OSError:
+            folders.append(name)
+    return folders
+
+
+def _quietly(call: Callable[[], object]) -> None:
     try:
-        return stat.S_ISDIR(os.lstat(path).st_mode)
+        call()
     except OSError:
-        return False
-
-
-def _quietly(call: Callable[..., None], *arguments: object) -> bool:
-    try:
-        call(*arguments)
-    except OSError:
-        return False
-    return True
+        pass

@@ -14,7 +14,8 @@ import os
 from time import monotonic
 
 from backends import outcome
-from backends.errors import DuplicateError, PlacementError, ZenRunnerError
+from backends.errors import DuplicateError, PlacementError, UserError, ZenRunnerError
+from backends.store import keys
 from backends.store.cache import cache_put
 from backends.store.claims import AlreadyDone
 from entrypoint.runtime import cached, command, leftovers, verdict
@@ -137,7 +138,7 @@ class Attempt:
             self._stop.enter("to publish its outputs", has_grace=True)
             return verdict.judge(claimed, inputs, process, check=self._stop.check)
         except AlreadyDone as done:
-            return done.record
+            return self._sound(done.record)
         except BaseException as error:  # noqa: BLE001 - it must end the attempt, for whose record somebody waits
             return self._blame(error)
 
@@ -158,6 +159,13 @@ class Attempt:
         while (claimed := self._task.claim()) is None:
             self._stop.wait(LOOK_AGAIN)
         return claimed
+
+    def _sound(self, record: Record) -> Record:
+        """Return a record of the store, which anybody could have written, if it is one."""
+        if all(name in record for name in ("attempt", "class", "exit_code", "message", "outputs", "seconds", "values")):
+            return {**record, "run": self._task.run.run, "step": self.name}
+        where = f"{self._task.run.store.url}/{keys.run(self._task.run.run)}/{self.name}"
+        return self._blame(UserError(f"a result.json in {where} is no record of zen-runner's; remove it"))
 
     def _blame(self, error: BaseException) -> Record:
         task = self._task

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from backends.errors import InfraError
+from backends.files import open_regular
 from backends.store import keys
 
 TYPE_CHECKING = False
@@ -63,10 +64,10 @@ class Log:
         name = os.path.join(self.folder, f"{self.number + 1:06d}.txt")
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         try:
-            self._fd = os.open(name, flags, 0o644)
+            self._fd = open_regular(name, flags)
         except FileNotFoundError:
             os.makedirs(self.folder, exist_ok=True)
-            self._fd = os.open(name, flags, 0o644)
+            self._fd = open_regular(name, flags)
         self.number += 1
 
 

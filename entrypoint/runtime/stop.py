@@ -52,7 +52,10 @@ class Stop:
         """
         self._phase = phase
         self._patience = self._grace if has_grace else 0.0
-        self._until = monotonic() + self._timeout if has_timeout and self._timeout is not None else None
+        self._until = None
+        if has_timeout and self._timeout is not None:
+            self._until = monotonic() + self._timeout
+            self._supervisor.wake()  # it has to look again by then
 
     def check(self) -> None:
         """Raise if the phase must not go on; cheap, and called from any thread for each file and each block.

@@ -5,6 +5,7 @@ The launcher here follows a script instead of starting processes, but claims and
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -17,9 +18,11 @@ from hypothesis import strategies as st
 
 from backends import outcome
 from backends.backoff import MAX_BACKOFF, backoff
-from backends.errors import ConfigError, InfraError, PlacementError
+from backends.errors import ConfigError, DuplicateError, InfraError, PlacementError
 from backends.execution import Execution
+from backends.orchestrator.driven import driver
 from backends.orchestrator.driven.driver import WAKE, drive
+from backends.process import process_start, whoami
 from backends.store import claims, open_store, records
 from backends.store.base import Store
 from tests.support.claiming import claim
@@ -483,3 +486,41 @@ def test_a_cycle_is_refused_before_anything_is_written(store: Store) -> None:
     with pytest.raises(ConfigError, match="in a cycle"):
         go(store, config, Script(store))
     assert records.read_run(store, "r") is None
+
+
+def test_what_a_launcher_can_not_start_is_not_waited_for(store: Store) -> None:
+    launcher = Failing(store, "start", {1}, RuntimeError("a bug"))
+    summary, _ = go(store, pipeline({"a": []}), launcher)
+    assert (summary["class"], summary["exit_code"]) == ("infra", 69)
+    assert "RuntimeError: a bug" in summary["steps"]["a"]["message"]
+
+
+def test_what_does_not_end_after_a_stop_is_not_waited_for(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "LINGER", 0.2)
+    launcher = Script(store, {"a": ["stop"]})
+    launcher.stop = lambda step=None: None  # type: ignore[method-assign]
+    config = pipeline({"a": [], "b": ["a"]}, grace_period=0.1)
+    summary, _ = go(store, config, launcher, stop_requested=lambda: bool(launcher.started))
+    assert (summary["class"], summary["steps"]["a"]["class"]) == ("terminated", "terminated")
+    assert summary["skipped"] == {"b": "the run was stopped"}
+
+
+def test_a_run_with_a_driver_that_lives_is_refused(store: Store) -> None:
+    config = pipeline({"a": []})
+    go(store, config, Script(store))
+    other = {**whoami(), "pid": os.getppid(), "pid_start": process_start(os.getppid())}
+    before = {**(records.read_run(store, "r") or {}), **other, "state": "running"}
+    records.write_run(store, "r", before)
+    launcher = Script(store)
+    with pytest.raises(DuplicateError, match="has a driver"):
+        go(store, config, launcher)
+    assert records.read_run(store, "r") == before and launcher.started == []
+
+
+def test_a_driver_that_was_only_a_duplicate_gives_the_run_back(store: Store) -> None:
+    config = pipeline({"a": []})
+    go(store, config, Script(store, {"a": ["user"]}))
+    before = {**(records.read_run(store, "r") or {}), "host": "elsewhere", "state": "running"}
+    records.write_run(store, "r", before)
+    summary, _ = go(store, config, Script(store, {"a": ["duplicate"]}))
+    assert summary["class"] == "duplicate" and records.read_run(store, "r") == before

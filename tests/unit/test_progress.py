@@ -20,7 +20,8 @@ from backends.store.base import Store
 from backends.text import bytes_in_words, seconds_in_words
 from entrypoint.cli.report import ROWS, final_report
 from entrypoint.cli.reporters import STDERR, STDOUT, Json, Lines, Splitter
-from entrypoint.cli.reporters.splitter import LINE
+from entrypoint.cli.reporters import splitter as splitter_module
+from entrypoint.cli.reporters.splitter import LINE, PROGRESS
 from entrypoint.cli.terminal import write_fd
 from tests.support.claiming import claim
 
@@ -96,6 +97,24 @@ def test_output_is_cut_into_lines() -> None:
     assert splitter.feed("a", STDOUT, b"x" * LINE) == [b"x" * LINE]
     bar = b"\r 10%\r 55%\r100%\r"
     assert splitter.render("a", [bar, b"plain"]) == b"a     | 100%\na     | plain\n"
+
+
+def test_a_progress_bar_is_shown_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(splitter_module, "monotonic", lambda: now)
+    splitter = Splitter(["a"])
+    assert splitter.feed("a", STDERR, b"\r 10%") == [b"\r 10%"]
+    assert splitter.feed("a", STDERR, b"\r 20%") == []
+    now = PROGRESS
+    assert splitter.feed("a", STDERR, b"\r 30%\r 40%") == [b"\r 40%"]
+    assert splitter.feed("a", STDERR, b"\rdone\nnext\n") == [b"\r 40%\rdone", b"next"]
+    assert splitter.feed("a", STDERR, b"10%\r") == []  # bars that end a state with it
+    assert splitter.feed("a", STDERR, b"20%\r") == [b"\r20%\r"]
+    assert splitter.feed("a", STDERR, b"30%\r") == []
+    assert splitter.rest("a", STDERR) == [b"\r30%\r"]
+    assert splitter.feed("a", STDERR, b"x\r1") == [b"\r1"]
+    assert splitter.feed("a", STDERR, b"\n") == []  # it ended as it was shown
+    assert splitter.feed("a", STDERR, b"end\r") == [] and splitter.feed("a", STDERR, b"\n") == [b"end\r"]
 
 
 def test_lines(store: Store) -> None:
