@@ -51,8 +51,6 @@ DNS_LABEL = Rule(63, LOWER + DIGITS + "-", LOWER, LOWER + DIGITS)
 """Kubernetes objects of every kind. Source: RFC 1035, section 2.3.1, the stricter of the two that Kubernetes uses."""
 LABEL_VALUE = Rule(63, LETTERS + DIGITS + "-_.", LETTERS + DIGITS, LETTERS + DIGITS)
 """The values of labels. Source: Kubernetes, "Labels and Selectors", syntax and character set."""
-BATCH = Rule(128, LETTERS + DIGITS + "-_", LETTERS + DIGITS, LETTERS + DIGITS + "-_")
-"""Jobs and job definitions. Source: AWS Batch API, SubmitJob ``jobName`` and RegisterJobDefinition ``jobDefinitionName``."""
 
 
 def fit(rule: Rule, *parts: str) -> str:
