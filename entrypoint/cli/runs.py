@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backends import errors
 from backends.orchestrator.driven.life import DriverLife
@@ -19,13 +19,14 @@ from entrypoint.cli.parser import PROGRAM
 if TYPE_CHECKING:
     from backends.base import OrchestratorBaseBackend
     from backends.store.base import Store
+    from backends.store.records import Handle, RunRecord
     from entrypoint.cli.config import Environ
 
 
-def runs_of(store: Store, name: str) -> list[dict[str, Any]]:
+def runs_of(store: Store, name: str) -> list[RunRecord]:
     """Return the records of all runs of the pipeline ``name``, the newest last."""
 
-    def read(run: str) -> dict[str, Any] | None:
+    def read(run: str) -> RunRecord | None:
         try:
             return records.read_run(store, run)
         except errors.UsageError:
@@ -59,7 +60,7 @@ def find_run(args: argparse.Namespace, environ: Environ) -> tuple[Store, str]:
     return store, str(runs[-1]["run"])
 
 
-def backend_of(store: Store, run: str) -> tuple[OrchestratorBaseBackend, dict[str, Any]] | None:
+def backend_of(store: Store, run: str) -> tuple[OrchestratorBaseBackend, Handle] | None:
     """Return the backend that a run was submitted to and its handle; None for a run that ran where it was started."""
     handle = records.read_handle(store, run)
     return None if handle is None else (load_orchestrator(handle["backend"]), handle)

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,6 +25,9 @@ from backends.store.base import Store
 from tests.support.configs import resolved
 
 Parents = Mapping[str, list[str]]
+
+if TYPE_CHECKING:
+    from backends.store.records import Summary
 
 
 def pipeline(parents: Parents, **common: Any) -> dict[str, Any]:
@@ -102,7 +105,7 @@ def store(tmp_path: Path) -> Store:
 DIAMOND: Parents = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]}
 
 
-def go(store: Store, config: dict[str, Any], launcher: Any, **options: Any) -> tuple[dict[str, Any], Events]:
+def go(store: Store, config: dict[str, Any], launcher: Any, **options: Any) -> tuple[Summary, Events]:
     events = Events()
     asked = {"report": events, **{name: options.pop(name) for name in ("report", "stop_requested") if name in options}}
     summary = drive(Execution(config, "r", store, **asked), launcher, **{"max_parallel": 4, **options})

@@ -13,6 +13,7 @@ from backends.backoff import backoff
 from backends.errors import ConfigError, ZenRunnerError
 from backends.graph import Graph, order
 from backends.process import utc, whoami
+from backends.states import RUNNING
 from backends.store import records
 
 TYPE_CHECKING = False
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from backends.execution import Execution, Launcher
-    from backends.store.records import Record
+    from backends.store.records import Record, RunRecord, Summary
 
 else:
     Protocol = object
@@ -38,7 +39,7 @@ def drive(
     max_parallel: int,
     keep_going: bool = False,
     graph: Graph | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Run a pipeline to its end and close the launcher.
 
     A step fails for good when its class is not retried or its retries are used up. The first such failure stops the
@@ -89,7 +90,7 @@ class _Run:
         self.verdict: tuple[str, int, str] | None = None  # class, exit status and message of the first final failure
         self.stopping = ""  # why nothing starts any more
 
-    def drive(self, graph: Graph | None) -> dict[str, Any]:
+    def drive(self, graph: Graph | None) -> Summary:
         parents = {step: spec["parents"] for step, spec in self.steps.items()}
         order(parents)  # a cycle would end the loop early
         self.graph = Graph(parents) if graph is None else graph
@@ -108,7 +109,8 @@ class _Run:
         for step in self.steps:
             if step not in self.records and step not in self.skipped:
                 self._skip(step, self.stopping)
-        ended = {
+        ended: RunRecord = {
+            **head,
             "state": name,
             "class": name,
             "exit_code": code,
@@ -116,12 +118,12 @@ class _Run:
             "ended": utc(),
             "seconds": round(time.monotonic() - begun, 3),
         }
-        records.write_run(self.store, self.run_id, {**head, **ended})
-        summary = {**head, **ended, "resumed": self.resumed, "steps": self.records, "skipped": self.skipped}
+        records.write_run(self.store, self.run_id, ended)
+        summary: Summary = {**ended, "resumed": self.resumed, "steps": self.records, "skipped": self.skipped}
         self.report("run_finished", summary=summary)
         return summary
 
-    def _begin(self) -> dict[str, Any]:
+    def _begin(self) -> RunRecord:
         """Publish the config and run.json, and read what an earlier driver of this run has done."""
         digest = records.put_config(self.store, self.config)
         earlier = records.read_run(self.store, self.run_id)
@@ -134,15 +136,16 @@ class _Run:
         self.good = {step: record for step, record in before.items() if record["class"] == outcome.SUCCESS}
         self.attempts = {step: record["attempt"] for step, record in before.items()}
         self.resumed = [step for step in self.steps if step in self.good]
-        head = {
+        head: RunRecord = {
             "version": 1,
             "run": self.run_id,
             "name": self.config["name"],
             "config": digest,
             "started": earlier["started"] if earlier else utc(),
-            **whoami(),
+            "state": RUNNING,
+            **whoami(),  # type: ignore[typeddict-item] # mypy thinks it may have any key
         }
-        records.write_run(self.store, self.run_id, {**head, "state": "running"})
+        records.write_run(self.store, self.run_id, head)
         self.report("run_started", run=self.run_id, steps=list(self.steps), resumed=self.resumed)
         return head
 

@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from backends.platform import Document, JobStatus, Platform
     from backends.shipping.shipment import Shipment
     from backends.store.base import Store
-
-    Handle = dict[str, Any]
+    from backends.store.records import Handle, StatusAnswer, Summary
 
 
 class Sending(NamedTuple):
@@ -238,7 +237,7 @@ class RemoteBackend(OrchestratorBaseBackend):
 
     # -- and after ------------------------------------------------------------------------------------------------------------
 
-    def run(self, execution: Execution) -> dict[str, Any]:
+    def run(self, execution: Execution) -> Summary:
         config, run_id, store = execution.config, execution.run_id, execution.store
         before = records.results(store, run_id) if read_handle(store, run_id) is not None else {}
         good = [step for step in config["steps"] if step in before and before[step]["class"] == outcome.SUCCESS]
@@ -247,11 +246,11 @@ class RemoteBackend(OrchestratorBaseBackend):
 
     def wait(
         self,
-        handle: Mapping[str, Any],
+        handle: Handle,
         *,
         report: Report | None = None,
         stop_requested: Callable[[], bool] | None = None,
-    ) -> dict[str, Any]:
+    ) -> Summary:
         """Wait for the end of a submitted run and return its summary, as ``driver.drive`` describes it.
 
         Args:
@@ -266,7 +265,7 @@ class RemoteBackend(OrchestratorBaseBackend):
 
     def _follower(
         self,
-        handle: Mapping[str, Any],
+        handle: Handle,
         resumed: list[str],
         report: Report | None,
         stop_requested: Callable[[], bool] | None,
@@ -281,21 +280,21 @@ class RemoteBackend(OrchestratorBaseBackend):
         view, life = self._look_at(handle)
         return Follower(view, life, resumed, patience, lambda: self.cancel(life.handle), report, stop_requested)
 
-    def view(self, handle: Mapping[str, Any]) -> RunView:
+    def view(self, handle: Handle) -> RunView:
         return self._look_at(handle)[0]
 
-    def _look_at(self, handle: Mapping[str, Any]) -> tuple[RunView, PlatformLife]:
+    def _look_at(self, handle: Handle) -> tuple[RunView, PlatformLife]:
         store = open_store(handle["store"])
         life = PlatformLife(self, self.platform(store), store, handle)
         return RunView(store, handle["run"], config_of(store, handle), life), life
 
-    def status(self, handle: Mapping[str, Any]) -> dict[str, Any]:
+    def status(self, handle: Handle) -> StatusAnswer:
         try:
             return self.view(handle).look().answer()
         except ZenRunnerError as error:
             return unknown(handle, str(error))
 
-    def logs(self, handle: Mapping[str, Any], step: str | None = None, follow: bool = False) -> Iterator[bytes]:
+    def logs(self, handle: Handle, step: str | None = None, follow: bool = False) -> Iterator[bytes]:
         """Yield what a step printed, in order: what the store has of it, else what the platform kept.
 
         Args:
@@ -316,7 +315,7 @@ class RemoteBackend(OrchestratorBaseBackend):
             raise UsageError(f"run {handle['run']!r} has no step {step!r}; its steps are {', '.join(steps)}")
         return view.log(step, follow)
 
-    def cancel(self, handle: Mapping[str, Any]) -> None:
+    def cancel(self, handle: Handle) -> None:
         view, life = self._look_at(handle)
         if view.look().state() in ENDED:
             return
