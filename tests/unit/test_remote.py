@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from backends.platform import JobStatus
 from backends.shipping.shipment import ship
 from backends.states import FAILED, PENDING, UNKNOWN
 from tests.support import configs, running
-from tests.support.fake_platform import OrchestratorFakeBackend
+from tests.support.fake_platform import OrchestratorFakeBackend, OrchestratorFakePipelineBackend
 from tests.support.fake_platform.api import Api
 from tests.support.fake_platform.place import ENV, Place, in_a_row
 from tests.support.waiting import wait_until as until
@@ -308,6 +309,15 @@ class TestFollow:
         monkeypatch.setattr(OrchestratorFakeBackend, "blind_timeout", 0.2)
         with pytest.raises(InfraError, match="knows nothing of step 'd'"):
             BACKEND.wait(handle)
+
+    def test_a_pipeline_that_the_platform_has_forgotten_is_told_by_the_store(self, place: Place) -> None:
+        backend = OrchestratorFakePipelineBackend()
+        handle = backend.submit(place.config(in_a_row(2, "exit 3")), "r", place.store)
+        before = backend.wait(handle)
+        shutil.rmtree(place.platform.root / "pipelines")
+        status = backend.status(handle)
+        assert (status["state"], status["message"]) == (FAILED, before["message"])
+        assert status["steps"] == {"s0": "failed", "s1": "skipped"}
 
     @pytest.mark.parametrize(
         ("container", "kind", "code", "message"),
