@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from backends.orchestrator.remote.job import Job
     from backends.platform import Document, Platform
     from backends.store.base import Store
+    from backends.store.records import Handle, StatusAnswer, Summary
     from backends.view import RunView
 
 
@@ -149,7 +150,7 @@ class OrchestratorBaseBackend(BaseBackend):
         return False
 
     @abstractmethod
-    def run(self, execution: Execution) -> dict[str, Any]:
+    def run(self, execution: Execution) -> Summary:
         """Run the pipeline to its end and return the summary that ``driver.drive`` describes.
 
         Raises:
@@ -158,7 +159,7 @@ class OrchestratorBaseBackend(BaseBackend):
         """
 
     @abstractmethod
-    def submit(self, config: Mapping[str, Any], run_id: str, store: Store) -> dict[str, Any]:
+    def submit(self, config: Mapping[str, Any], run_id: str, store: Store) -> Handle:
         """Start the pipeline without waiting for it, and return its handle.
 
         Raises:
@@ -168,11 +169,11 @@ class OrchestratorBaseBackend(BaseBackend):
 
     def wait(
         self,
-        handle: Mapping[str, Any],
+        handle: Handle,
         *,
         report: Report | None = None,
         stop_requested: Callable[[], bool] | None = None,
-    ) -> dict[str, Any]:
+    ) -> Summary:
         """Wait for the end of a submitted run and return the summary that ``driver.drive`` describes.
 
         Args:
@@ -199,8 +200,8 @@ class OrchestratorBaseBackend(BaseBackend):
             time.sleep(0.2)
         store = open_store(handle["store"])
         skipped = {step: "an earlier step failed" for step, state in status["steps"].items() if state == SKIPPED}
-        summary = {
-            **(records.read_run(store, handle["run"]) or {}),
+        summary: Summary = {
+            **(records.read_run(store, handle["run"]) or {}),  # type: ignore[typeddict-item] # one that has ended has it
             **{key: status[key] for key in ("run", "class", "exit_code", "message")},
             "resumed": [],
             "steps": records.results(store, handle["run"]),
@@ -211,7 +212,7 @@ class OrchestratorBaseBackend(BaseBackend):
         return summary
 
     @abstractmethod
-    def view(self, handle: Mapping[str, Any]) -> RunView:
+    def view(self, handle: Handle) -> RunView:
         """Return what looks at a submitted run.
 
         Raises:
@@ -219,7 +220,7 @@ class OrchestratorBaseBackend(BaseBackend):
         """
 
     @abstractmethod
-    def status(self, handle: Mapping[str, Any]) -> dict[str, Any]:
+    def status(self, handle: Handle) -> StatusAnswer:
         """Return what is known of a submitted run.
 
         Returns:
@@ -228,7 +229,7 @@ class OrchestratorBaseBackend(BaseBackend):
         """
 
     @abstractmethod
-    def logs(self, handle: Mapping[str, Any], step: str | None = None, follow: bool = False) -> Iterator[bytes]:
+    def logs(self, handle: Handle, step: str | None = None, follow: bool = False) -> Iterator[bytes]:
         """Yield what a step printed, in order; what the driver printed where ``step`` is None.
 
         Args:
@@ -238,7 +239,7 @@ class OrchestratorBaseBackend(BaseBackend):
         """
 
     @abstractmethod
-    def cancel(self, handle: Mapping[str, Any]) -> None:
+    def cancel(self, handle: Handle) -> None:
         """Ask a submitted run to stop; a run that has ended, or was asked before, is left as it is.
 
         Raises:

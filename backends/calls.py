@@ -51,7 +51,7 @@ def call(
 
     Args:
         function: makes the call.
-        what: the call and its place, such as ``AWS Batch in eu-west-1: SubmitJob of step 'train'``.
+        what: the call and its place, such as ``the queue in eu-west-1: submission of step 'train'``.
         judge: says what an exception means; None lets it through as it is.
         tries: the most calls.
         longest: no call begins later than this many seconds after the first.

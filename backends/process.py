@@ -8,7 +8,16 @@ import time
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
+    from typing import Any, TypedDict
+
+    class Process(TypedDict):
+        """What tells one process from all others; the start is the kernel's, in ticks since the boot."""
+
+        host: str
+        boot: str
+        pid_ns: str
+        pid: int
+        pid_start: str | None
 
 
 def is_alive(process: Mapping[str, Any]) -> bool | None:
@@ -78,10 +87,10 @@ def process_start(pid: int | str) -> str | None:
     return None if len(fields) < 20 or fields[0] in (b"Z", b"X") else fields[19].decode()
 
 
-_whoami: dict[int, dict[str, Any]] = {}
+_whoami: dict[int, Process] = {}
 
 
-def whoami() -> dict[str, Any]:
+def whoami() -> Process:
     """Return what tells this process from all others: host, boot, pid namespace, pid and its start."""
     pid = os.getpid()
     known = _whoami.get(pid)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from backends.store.base import Store
-    from backends.store.records import Record
+    from backends.store.records import Handle, Record, RunRecord, StatusAnswer
 
 
 _GONE_WRONG = (FAILED, CANCELLED, SKIPPED)
@@ -54,7 +54,7 @@ class Life(ABC):
         """The last attempt of each step that ended before this round of the run began: its failure is not this round's."""
         return {}
 
-    def read_ending(self) -> Mapping[str, Any] | None:
+    def read_ending(self) -> RunRecord | None:
         """Return the run's own record, if a driver has written how the run ended; None where no driver writes one."""
         return None
 
@@ -102,7 +102,7 @@ class RunStatus:
         self.attempts: dict[str, int] = {}
         self.said: Mapping[str, JobStatus] | None = None
         self.problem = ""
-        self.ended: Mapping[str, Any] | None = None
+        self.ended: RunRecord | None = None
         self.is_driven = False
 
     def state(self) -> str:
@@ -122,10 +122,10 @@ class RunStatus:
             return UNKNOWN
         return RUNNING if states & {SUCCEEDED, FAILED} else PENDING
 
-    def verdict(self) -> tuple[str, int | None, str]:
+    def verdict(self) -> tuple[str, int, str]:
         """Return the class, the exit status and the message of a run that has ended."""
         if self.ended is not None:
-            return self.ended["class"], self.ended.get("exit_code"), self.ended.get("message", "")
+            return self.ended["class"], self.ended["exit_code"], self.ended.get("message", "")
         if self.is_driven and self.said is not None:
             whole = self.said[WHOLE_RUN]
             return (*whole.verdict(), whole.message)
@@ -171,7 +171,7 @@ class RunStatus:
             reasons.append(f"the platform knows nothing of step {lost[0]!r}, and how it ended is not in the store")
         return "; ".join(reasons)
 
-    def answer(self) -> dict[str, Any]:
+    def answer(self) -> StatusAnswer:
         """Return it as ``OrchestratorBaseBackend.status`` does."""
         state = self.state()
         name, code, message = self.verdict() if state in ENDED else (None, None, self.reasons())
@@ -402,7 +402,7 @@ def state_of_class(kind: str) -> str:
     return {outcome.SUCCESS: SUCCEEDED, outcome.TERMINATED: CANCELLED}.get(kind, FAILED)
 
 
-def config_of(store: Store, handle: Mapping[str, Any]) -> dict[str, Any]:
+def config_of(store: Store, handle: Handle | RunRecord) -> dict[str, Any]:
     """Return the config of a submitted run.
 
     Raises:
@@ -415,7 +415,7 @@ def config_of(store: Store, handle: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def unknown(handle: Mapping[str, Any], message: str) -> dict[str, Any]:
+def unknown(handle: Handle, message: str) -> StatusAnswer:
     """Return the answer of ``OrchestratorBaseBackend.status`` where nothing could be learned."""
     return {"run": handle["run"], "state": UNKNOWN, "class": None, "exit_code": None, "message": message, "steps": {}}
 

@@ -14,7 +14,7 @@ from backends.config.shape import KINDS
 from backends.outcome import RETRIABLE
 
 INTERNAL = ("resolved", "base", "parents", "gather")  # written by `resolve`, not by people
-MOST_ITEMS = 10_000  # of one `foreach`; what an AWS Batch array job takes
+MOST_ITEMS = 10_000  # of one `foreach`; what one array job takes where there are such
 
 # ECMA 262 patterns, as JSON Schema has them.
 NAME = "^[a-z0-9]([a-z0-9_-]{0,61}[a-z0-9])?$"

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from backends.execution import Execution, Launcher
+    from backends.store.records import Handle
 
 
 class OrchestratorLocalBackend(ClientDrivenBackend):
@@ -52,5 +53,5 @@ class OrchestratorLocalBackend(ClientDrivenBackend):
     def runs_here(self) -> bool:
         return True
 
-    def cleanup(self, handle: Mapping[str, Any]) -> None:
+    def cleanup(self, handle: Handle) -> None:
         end_orphans(handle)

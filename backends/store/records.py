@@ -20,10 +20,75 @@ from backends.store.base import each
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any, NotRequired, TypedDict
+    from typing import Any, NotRequired, Required, TypedDict
 
+    from backends.process import Process
     from backends.store.base import Store
     from backends.store.digests import Artifact
+
+    class Handle(Process, total=False):
+        """What `submit` returns and leaves in the store: all that a later process needs."""
+
+        version: Required[int]
+        run: Required[str]
+        store: Required[str]  # its URL
+        config: Required[str]  # the sha256 of the run's config
+        backend: Required[dict[str, Any]]  # its block
+        submitted: Required[str]  # RFC 3339
+        log: str  # of a driver on the client's machine: a path
+        # And of a run that a platform has:
+        name: str
+        began: float  # seconds since the epoch
+        phase: str
+        number: int  # of the process that submitted it, from 1
+        code: dict[str, Any] | None  # the receipt of what was shipped
+        state: dict[str, Any]  # the backend's own
+        resumed: list[str]  # steps that had a good result
+        before: dict[str, int]  # the last attempt of each step that ended before
+
+    # What a run is, and once it has ended, how. The functional form, since ``class`` is a keyword.
+    RunRecord = TypedDict(
+        "RunRecord",
+        {
+            "version": int,
+            "run": str,
+            "name": str,
+            "config": str,  # its sha256
+            "started": str,  # RFC 3339
+            "state": str,  # ``running`` or a class
+            "class": NotRequired[str],
+            "exit_code": NotRequired[int],
+            "message": NotRequired[str],
+            "ended": NotRequired[str],
+            "seconds": NotRequired[float],
+            # Who drives it:
+            "host": NotRequired[str],
+            "boot": NotRequired[str],
+            "pid_ns": NotRequired[str],
+            "pid": NotRequired[int],
+            "pid_start": NotRequired[str | None],
+        },
+    )
+
+    class Summary(RunRecord):
+        """A run that has ended, with its steps."""
+
+        resumed: list[str]
+        steps: dict[str, Record]  # the last of each step
+        skipped: dict[str, str]  # and why
+
+    # How a submitted run does.
+    StatusAnswer = TypedDict(
+        "StatusAnswer",
+        {
+            "run": str,
+            "state": str,
+            "class": str | None,
+            "exit_code": int | None,
+            "message": str,
+            "steps": dict[str, str],  # their states
+        },
+    )
 
     # How an attempt ended. The functional form, since ``class`` is a keyword.
     Record = TypedDict(
@@ -189,9 +254,10 @@ def results(store: Store, run: str) -> dict[str, Record]:
     return found
 
 
-def read_handle(store: Store, run_id: str) -> dict[str, Any] | None:
+def read_handle(store: Store, run_id: str) -> Handle | None:
     """Return the handle that ``submit`` left in the store, or None if this run was not submitted."""
-    return read_json(store, keys.handle(keys.check_run_id(run_id)))
+    handle: Handle | None = read_json(store, keys.handle(keys.check_run_id(run_id)))  # type: ignore[assignment]
+    return handle
 
 
 def runs(store: Store) -> list[str]:
@@ -199,9 +265,10 @@ def runs(store: Store) -> list[str]:
     return store.names(keys.RUNS)
 
 
-def read_run(store: Store, run: str) -> dict[str, Any] | None:
+def read_run(store: Store, run: str) -> RunRecord | None:
     """Return a run's own record, or None if there is no such run."""
-    return read_json(store, keys.run_record(keys.check_run_id(run)))
+    record: RunRecord | None = read_json(store, keys.run_record(keys.check_run_id(run)))  # type: ignore[assignment]
+    return record
 
 
 def write_run(store: Store, run: str, record: Mapping[str, Any], *, is_new: bool = False) -> bool:

@@ -17,20 +17,23 @@ from entrypoint.cli.config import load_config
 from entrypoint.cli.parser import PROGRAM
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from backends.base import OrchestratorBaseBackend
     from backends.store.base import Store
+    from backends.store.records import Handle
     from entrypoint.cli.config import Environ
 
 
-def runs_of(store: Store, name: str) -> list[dict[str, Any]]:
+def runs_of(store: Store, name: str) -> list[Mapping[str, Any]]:
     """Return the records of all runs of the pipeline ``name``, the newest last.
 
     Of a run that was submitted and whose driver has not written its record yet, what its handle says.
     """
 
-    def read(run: str) -> dict[str, Any] | None:
+    def read(run: str) -> Mapping[str, Any] | None:
         try:
-            record = records.read_run(store, run)
+            record: Mapping[str, Any] | None = records.read_run(store, run)
             if record is None and (handle := records.read_handle(store, run)) is not None:
                 record = {"run": run, "name": handle.get("name"), "started": handle.get("submitted")}
         except errors.UsageError:
@@ -65,7 +68,7 @@ def find_run(args: argparse.Namespace, environ: Environ) -> tuple[Store, str]:
     return store, str(runs[-1]["run"])
 
 
-def backend_of(store: Store, run: str) -> tuple[OrchestratorBaseBackend, dict[str, Any]] | None:
+def backend_of(store: Store, run: str) -> tuple[OrchestratorBaseBackend, Handle] | None:
     """Return the backend that a run was submitted to and its handle; None for a run that ran where it was started."""
     handle = records.read_handle(store, run)
     return None if handle is None else (load_orchestrator(handle["backend"]), handle)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import strategies as st
@@ -18,6 +18,9 @@ from tests.contract.suite import (
 )
 from tests.support import fake_platform, running
 from tests.support.fake_platform.api import Api
+
+if TYPE_CHECKING:
+    from backends.store.records import Handle
 
 SOURCE = "tests.support.fake_platform:"
 SECONDS = st.none() | st.floats(1, 1e6)
@@ -65,7 +68,7 @@ class TestMachine(OnFakePlatform, MachineSubmission):
     source = f"{SOURCE}OrchestratorFakeMachineBackend"
     arguments = st.fixed_dictionaries({}, optional={"startup_timeout": SECONDS, "deadline": SECONDS, "poll": st.floats(0.01, 10)})
 
-    def kill_the_machine(self, handle: dict[str, Any]) -> None:
+    def kill_the_machine(self, handle: Handle) -> None:
         self.api.kill(handle["state"]["machine"])
 
 

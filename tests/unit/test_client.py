@@ -43,7 +43,7 @@ def config(store: Store) -> dict[str, Any]:
     return resolved({"a": {}, "b": {"after": ["a"]}, "c": {}}, store=store.url)
 
 
-def handle(store: Store, pid: int, **changed: Any) -> dict[str, Any]:
+def handle(store: Store, pid: int, **changed: Any) -> Any:
     """Return the handle of run ``r`` whose driver is process ``pid``."""
     return {
         "run": "r",

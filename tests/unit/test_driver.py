@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -29,6 +29,9 @@ from tests.support.claiming import claim
 from tests.support.configs import resolved
 
 Parents = Mapping[str, list[str]]
+
+if TYPE_CHECKING:
+    from backends.store.records import Summary
 
 
 def pipeline(parents: Parents, **common: Any) -> dict[str, Any]:
@@ -106,7 +109,7 @@ def store(tmp_path: Path) -> Store:
 DIAMOND: Parents = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]}
 
 
-def go(store: Store, config: dict[str, Any], launcher: Any, **options: Any) -> tuple[dict[str, Any], Events]:
+def go(store: Store, config: dict[str, Any], launcher: Any, **options: Any) -> tuple[Summary, Events]:
     events = Events()
     asked = {"report": events, **{name: options.pop(name) for name in ("report", "stop_requested") if name in options}}
     summary = drive(Execution(config, "r", store, **asked), launcher, **{"max_parallel": 4, **options})

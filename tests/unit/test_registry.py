@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 import subprocess
 import sys
 import tomllib
@@ -19,9 +20,13 @@ from backends import base, registry
 from backends.base import BaseBackend, OrchestratorBaseBackend, ProcessingBaseBackend, TrainingBaseBackend
 from backends.errors import ConfigError
 from backends.orchestrator.local import OrchestratorLocalBackend
+from backends.orchestrator.remote.backend import RemoteBackend
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT_IN = [f"{role}.{name}" for role in registry.ROLES for name in registry.built_in(role)]
+
+# What a container reads of platforms whoever launched it is the contract's, and needs no backend: docs/contract.md.
+CONTRACT = {"entrypoint/runtime/identity.py"}
 
 
 class Sample(TrainingBaseBackend):
@@ -296,3 +301,27 @@ def test_looking_up_a_built_in_name_imports_no_backend_and_no_metadata() -> None
     heavy = {"importlib.metadata", "typing", "msgspec", "inspect", "docker", "backends.orchestrator.docker"}
     assert not {*heavy, "backends.base", "backends.orchestrator.local"} & set(after_find)
     assert not heavy & set(after_load) and "backends.orchestrator.local" in after_load
+
+
+def mentions(name: str) -> list[str]:
+    """Return the program's files that mention a backend in a word of its own, beside the backend's folder."""
+    word = re.compile(rf"(?<![a-z]){name}(?![a-z])", re.IGNORECASE)
+    files = [path for folder in ("backends", "entrypoint", "images") for path in (ROOT / folder).rglob("*") if path.is_file()]
+    named = [path for path in files if path.suffix != ".pyc" and word.search(path.read_text(errors="replace"))]
+    own = ROOT / "backends" / "orchestrator" / name
+    return sorted({str(path.relative_to(ROOT)) for path in named if own not in path.parents and path.stem != name} - CONTRACT)
+
+
+REMOTE = [name for name in registry.built_in("orchestrator") if issubclass(base.class_of("orchestrator", name), RemoteBackend)]
+
+
+@pytest.mark.parametrize("name", REMOTE)
+def test_a_backend_touches_no_file_of_the_program_but_its_own(name: str) -> None:
+    """What is left for a new one: its tests, its docs, the entry point in ``pyproject.toml`` and the support table."""
+    assert mentions(name) == []
+
+
+def test_the_count_of_what_a_backend_touches_counts() -> None:
+    assert {"batch", "kubeflow"} <= set(REMOTE)
+    assert "entrypoint/cli/verbs/replay.py" in mentions("docker")
+    assert "entrypoint/runtime/identity.py" not in mentions("batch")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +23,8 @@ from backends.orchestrator.remote.backend import Sending
 from backends.platform import JobStatus
 from backends.shipping.shipment import ship
 from backends.states import FAILED, PENDING, UNKNOWN
-from backends.store import records
 from tests.support import configs, running
-from tests.support.fake_platform import OrchestratorFakeBackend
+from tests.support.fake_platform import OrchestratorFakeBackend, OrchestratorFakePipelineBackend
 from tests.support.fake_platform.api import Api
 from tests.support.fake_platform.place import ENV, Place, in_a_row
 from tests.support.waiting import wait_until as until
@@ -249,7 +249,7 @@ class TestCode:
         (place.folder / "code").rename(place.folder / "gone")
         summary = BACKEND.wait(handle)
         assert summary["steps"]["a"]["values"] == {"size": 5_000_000}, summary
-        assert handle["code"]["files"] == 1
+        assert (handle["code"] or {})["files"] == 1
         (job,) = (place.platform.root / "jobs").iterdir()
         env = json.loads((job / "spec.json").read_text())["env"]
         assert env["ZEN_RUNNER_CONFIG"] == f"ref:{place.store.root}/configs/{handle['config']}.json#sha256={handle['config']}"
@@ -271,7 +271,7 @@ class TestFollow:
             *("run_started None", "step_started a", "step_finished a", "step_started b", "step_finished b"),
             "run_finished None",
         ]
-        assert (records.read_run(place.store, "r") or {})["class"] == "user"
+        assert place.run()["class"] == "user"
 
     def test_a_retried_attempt_is_not_the_end(self, place: Place) -> None:
         config = place.config({"a": {"run": ["sh", "-c", "test $ZEN_ATTEMPT = 3"], "retry": {"limit": 2, "on": ["user"]}}})
@@ -309,6 +309,15 @@ class TestFollow:
         monkeypatch.setattr(OrchestratorFakeBackend, "blind_timeout", 0.2)
         with pytest.raises(InfraError, match="knows nothing of step 'd'"):
             BACKEND.wait(handle)
+
+    def test_a_pipeline_that_the_platform_has_forgotten_is_told_by_the_store(self, place: Place) -> None:
+        backend = OrchestratorFakePipelineBackend()
+        handle = backend.submit(place.config(in_a_row(2, "exit 3")), "r", place.store)
+        before = backend.wait(handle)
+        shutil.rmtree(place.platform.root / "pipelines")
+        status = backend.status(handle)
+        assert (status["state"], status["message"]) == (FAILED, before["message"])
+        assert status["steps"] == {"s0": "failed", "s1": "skipped"}
 
     @pytest.mark.parametrize(
         ("container", "kind", "code", "message"),
@@ -362,7 +371,7 @@ class TestGivingUp:
         assert (summary["class"], summary["exit_code"]) == ("infra", 69)
         assert "step 's0' did not start within 1 s" in summary["message"] and "no such GPU" in summary["message"]
         assert set(summary["skipped"]) == {"s0", "s1"}
-        assert "no such GPU" in (records.read_run(place.store, "r") or {})["message"]
+        assert "no such GPU" in place.run()["message"]
 
     def test_a_step_that_runs_long_is_no_start_that_does_not_come(self, place: Place) -> None:
         summary = OrchestratorFakeBackend(startup_timeout=0.5).run(

@@ -6,7 +6,7 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -15,11 +15,13 @@ from backends.execution import Execution
 from backends.orchestrator.remote.job import Job
 from backends.platform import WHOLE_RUN, JobStatus
 from backends.states import CANCELLED, FAILED, PENDING, RUNNING, SUCCEEDED, UNKNOWN
-from backends.store import records
 from tests.support import running
 from tests.support.fake_platform import FakePlatform, OrchestratorFakeMachineBackend
 from tests.support.fake_platform.place import ENV, Place, in_a_row
 from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from backends.store.records import StatusAnswer
 
 pytestmark = pytest.mark.processes
 
@@ -34,9 +36,9 @@ def place(tmp_path: Path) -> Iterator[Place]:
     place.clean()
 
 
-def status_once(place: Place, condition: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+def status_once(place: Place, condition: Callable[[StatusAnswer], object]) -> StatusAnswer:
     """Return the run's status when it meets a condition."""
-    statuses: list[dict[str, Any]] = []
+    statuses: list[StatusAnswer] = []
 
     def is_met() -> object:
         statuses.append(BACKEND.status(place.handle()))
@@ -49,11 +51,11 @@ def status_once(place: Place, condition: Callable[[dict[str, Any]], object]) -> 
     return statuses[-1]
 
 
-def ended(place: Place) -> dict[str, Any]:
+def ended(place: Place) -> StatusAnswer:
     return status_once(place, lambda status: status["state"] in ENDED)
 
 
-def verdict(status: dict[str, Any]) -> tuple[Any, ...]:
+def verdict(status: StatusAnswer) -> tuple[Any, ...]:
     return status["state"], status["class"], status["exit_code"]
 
 
@@ -242,7 +244,7 @@ class TestEnd:
         record = summary["steps"]["c"]
         assert (summary["class"], record["class"], record["attempt"]) == ("infra", "infra", 1)
         assert f"{handle['state']['machine']} ended before its run had: the machine was lost" in summary["message"]
-        assert (records.read_run(place.store, "r") or {})["message"] == summary["message"] == status["message"]
+        assert place.run()["message"] == summary["message"] == status["message"]
 
     def test_a_machine_that_is_ended_at_once_was_cancelled_if_that_was_asked_for(
         self, place: Place, monkeypatch: pytest.MonkeyPatch

@@ -20,6 +20,7 @@ from tests.support.configs import resolved
 
 if TYPE_CHECKING:
     from backends.store.base import Store
+    from backends.store.records import RunRecord
 
 PARENTS: dict[str, list[str]] = {"a": [], "b": ["a"], "c": ["b"]}
 ENDS = (SUCCEEDED, FAILED)
@@ -92,6 +93,12 @@ def test_a_step_that_a_driver_starts() -> None:
         assert rows == [settle_driven(run, **given)], (run, given)
 
 
+def ending(kind: str, code: int, message: str) -> RunRecord:
+    """Return the record of a run that has ended."""
+    head: RunRecord = {"version": 1, "run": "r", "name": "p", "config": "0" * 64, "started": "", "state": kind}
+    return {**head, "class": kind, "exit_code": code, "message": message}
+
+
 def status_of(states: Mapping[str, str], said: Mapping[str, JobStatus] | None = None, cancelled: bool = False) -> RunStatus:
     status = RunStatus("r", PARENTS, cancelled)
     status.states = dict(states)
@@ -146,7 +153,7 @@ def test_a_driver_tells_how_the_run_does(
         status.said = None
     if ended is not None:
         record = make_record("r", "", 1, ended, "m")
-        status.ended = {name: record[name] for name in ("class", "exit_code", "message")}
+        status.ended = ending(record["class"], record["exit_code"], record["message"])
     assert status.state() == state
     if verdict is not None:
         assert status.verdict() == verdict
@@ -207,11 +214,11 @@ class Scripted(Life):
     is_driver = True
     config = "0" * 64
 
-    def __init__(self, said: Mapping[str, JobStatus] | Exception, *endings: Mapping[str, Any] | None) -> None:
+    def __init__(self, said: Mapping[str, JobStatus] | Exception, *endings: RunRecord | None) -> None:
         self.said = said
         self.endings = list(endings)
 
-    def read_ending(self) -> Mapping[str, Any] | None:
+    def read_ending(self) -> RunRecord | None:
         return self.endings.pop(0) if self.endings else None
 
     def look(self, steps: Collection[str]) -> Mapping[str, JobStatus]:
@@ -230,8 +237,7 @@ def view(store: Store, life: Life) -> RunView:
 
 
 def test_a_driver_that_ends_between_two_looks_has_written_how(store: Store) -> None:
-    ending = {"class": "success", "exit_code": 0, "message": ""}
-    life = Scripted({WHOLE_RUN: JobStatus(FAILED, "it died", kind="infra")}, None, ending)
+    life = Scripted({WHOLE_RUN: JobStatus(FAILED, "it died", kind="infra")}, None, ending("success", 0, ""))
     assert view(store, life).look().state() == SUCCEEDED
 
 

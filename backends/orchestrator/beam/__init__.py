@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from backends.errors import Problem
     from backends.execution import ProcessLauncher
+    from backends.store.records import Handle, Summary
 
 
 DIRECT = "DirectRunner"
@@ -114,13 +115,13 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
             raise UsageError("Beam's DirectRunner is used under `zen-runner run`, which gives this backend its launcher")
         return execution.launcher
 
-    def cleanup(self, handle: Mapping[str, Any]) -> None:
+    def cleanup(self, handle: Handle) -> None:
         end_orphans(handle)  # Beam's program ends with its driver
 
-    def run(self, execution: Execution) -> dict[str, Any]:
+    def run(self, execution: Execution) -> Summary:
         return self._run_here(execution) if self.runs_here() else self._run_elsewhere(execution)
 
-    def _run_here(self, execution: Execution) -> dict[str, Any]:
+    def _run_here(self, execution: Execution) -> Summary:
         config, launcher = execution.config, self.make_launcher(execution)
         spec = self._spec(config, execution.run_id)
         beam = BeamProgram(spec, execution.store, execution.run_id, launcher.wake, self._startup_timeout)
@@ -139,7 +140,7 @@ class OrchestratorBeamBackend(ClientDrivenBackend):
             finally:
                 launcher.close()
 
-    def _run_elsewhere(self, execution: Execution) -> dict[str, Any]:
+    def _run_elsewhere(self, execution: Execution) -> Summary:
         config, run_id, store, stop = execution.config, execution.run_id, execution.store, execution.stop_requested
         if not self._loops_back():
             with TemporaryDirectory(prefix="zen-runner-") as folder:

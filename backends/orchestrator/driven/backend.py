@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from backends.execution import Execution, Launcher
     from backends.store.base import Store
+    from backends.store.records import Handle, StatusAnswer, Summary
 
 
 class ClientDrivenBackend(OrchestratorBaseBackend):
@@ -47,14 +48,14 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
     def make_launcher(self, execution: Execution) -> Launcher:
         """Return what runs the attempts of a run."""
 
-    def cleanup(self, handle: Mapping[str, Any]) -> None:
+    def cleanup(self, handle: Handle) -> None:
         """Remove what a driver that no longer lives left running; nothing, unless a subclass knows better."""
 
-    def run(self, execution: Execution) -> dict[str, Any]:
+    def run(self, execution: Execution) -> Summary:
         launcher = self.make_launcher(execution)
         return drive(execution, launcher, max_parallel=self.max_parallel or available_cpus(), keep_going=self.keep_going)
 
-    def submit(self, config: Mapping[str, Any], run_id: str, store: Store) -> dict[str, Any]:
+    def submit(self, config: Mapping[str, Any], run_id: str, store: Store) -> Handle:
         earlier = read_handle(store, run_id)
         if earlier is not None and is_alive(earlier):
             raise DuplicateError(f"run {run_id!r} has a driver already: process {earlier['pid']} on {earlier['host']}")
@@ -65,7 +66,7 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
         argv += ["--backend", wire.dumps(self.to_config()), "--output", "json"]
         log = log_path(store, run_id)
         pid = spawn(argv, log)
-        handle = {
+        handle: Handle = {
             "version": 1,
             "run": run_id,
             "store": store.url,
@@ -74,7 +75,7 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
             "name": config["name"],
             "submitted": utc(),
             "log": log,
-            **whoami(),
+            **whoami(),  # type: ignore[typeddict-item] # mypy thinks it may have any key
             "pid": pid,
             "pid_start": process_start(pid),
         }
@@ -85,18 +86,18 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
             raise
         return handle
 
-    def view(self, handle: Mapping[str, Any]) -> RunView:
+    def view(self, handle: Handle) -> RunView:
         store = open_store(handle["store"])
         life = DriverLife(store, handle["run"], handle)
         return RunView(store, handle["run"], config_of(store, handle), life)
 
-    def status(self, handle: Mapping[str, Any]) -> dict[str, Any]:
+    def status(self, handle: Handle) -> StatusAnswer:
         try:
             return self.view(handle).look().answer()
         except ZenRunnerError as error:
             return unknown(handle, str(error))
 
-    def logs(self, handle: Mapping[str, Any], step: str | None = None, follow: bool = False) -> Iterator[bytes]:
+    def logs(self, handle: Handle, step: str | None = None, follow: bool = False) -> Iterator[bytes]:
         store = open_store(handle["store"])
         seen = False
 
@@ -112,7 +113,7 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
             raise UsageError(f"run {handle['run']!r} has no step {step!r}; its steps are {', '.join(config['steps'])}")
         return log_chunks(store, handle["run"], step, follow=follow, stop=over)
 
-    def cancel(self, handle: Mapping[str, Any]) -> None:
+    def cancel(self, handle: Handle) -> None:
         store = open_store(handle["store"])
         told = False
         elsewhere = ""
@@ -139,7 +140,7 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
             end_jobs(store, handle["run"])
 
 
-def end_orphans(handle: Mapping[str, Any]) -> None:
+def end_orphans(handle: Handle) -> None:
     """End the steps that a killed driver left behind on this machine, and give their attempts a result.
 
     Args:
@@ -178,10 +179,10 @@ def end_jobs(store: Store, run: str) -> bool:
     return found
 
 
-def _drivers(store: Store, handle: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _drivers(store: Store, handle: Handle) -> list[Mapping[str, Any]]:
     """Return who may drive the run now: the submitted driver, and one that resumed the run since."""
     run = records.read_run(store, handle["run"])
-    drivers = [handle]
+    drivers: list[Mapping[str, Any]] = [handle]
     if run is not None and run["state"] == RUNNING:
         drivers.append(run)
     elif run is not None and is_alive(handle) is None:
@@ -189,12 +190,12 @@ def _drivers(store: Store, handle: Mapping[str, Any]) -> list[Mapping[str, Any]]
     return drivers
 
 
-def _is_over(store: Store, handle: Mapping[str, Any]) -> bool:
+def _is_over(store: Store, handle: Handle) -> bool:
     """Return whether nobody works on the run; a driver that can't be seen counts as working until its run ended."""
     return all(is_alive(driver) is False for driver in _drivers(store, handle))
 
 
-def _tail(handle: Mapping[str, Any], follow: bool, over: Callable[[], bool]) -> Iterator[bytes]:
+def _tail(handle: Handle, follow: bool, over: Callable[[], bool]) -> Iterator[bytes]:
     try:
         with open(handle["log"], "rb") as file:
             while True:

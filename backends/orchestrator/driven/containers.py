@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from backends.execution import Launcher
     from backends.orchestrator.driven.container_platform import ContainerPlatform, ContainerRenderer
+    from backends.store.records import Handle
 
 
 class ContainersBackend(ClientDrivenBackend):
@@ -55,7 +56,7 @@ class ContainersBackend(ClientDrivenBackend):
     def make_launcher(self, execution: Execution) -> Launcher:
         return PlatformLauncher(self.platform(), self.renderer(execution.config), execution)
 
-    def cleanup(self, handle: Mapping[str, Any]) -> None:
+    def cleanup(self, handle: Handle) -> None:
         store = open_store(handle["store"])
         config = records.get_config(store, handle["config"])
         if config is not None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from backends.execution import Execution, Launcher
-    from backends.store.records import Record
+    from backends.store.records import Record, RunRecord, Summary
 
 else:
     Protocol = object
@@ -43,7 +43,7 @@ def drive(
     max_parallel: int,
     keep_going: bool = False,
     graph: Graph | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Run a pipeline to its end and close the launcher.
 
     A step fails for good when its class is not retried or its retries are used up. The first such failure stops the
@@ -95,7 +95,7 @@ class _Run:
         self.stopping = ""  # why nothing starts any more
         self.until: float | None = None  # when nobody waits any longer for what was asked to stop
 
-    def drive(self, graph: Graph | None) -> dict[str, Any]:
+    def drive(self, graph: Graph | None) -> Summary:
         parents = {step: spec["parents"] for step, spec in self.steps.items()}
         order(parents)  # a cycle would end the loop early
         self.graph = Graph(parents) if graph is None else graph
@@ -114,7 +114,8 @@ class _Run:
         for step in self.steps:
             if step not in self.records and step not in self.skipped:
                 self._skip(step, self.stopping)
-        ended = {
+        ended: RunRecord = {
+            **head,
             "state": name,
             "class": name,
             "exit_code": code,
@@ -122,22 +123,30 @@ class _Run:
             "ended": utc(),
             "seconds": round(time.monotonic() - begun, 3),
         }
-        self._write_end({**head, **ended})
-        summary = {**head, **ended, "resumed": self.resumed, "steps": self.records, "skipped": self.skipped}
+        self._write_end(ended)
+        summary: Summary = {**ended, "resumed": self.resumed, "steps": self.records, "skipped": self.skipped}
         self.report("run_finished", summary=summary)
         return summary
 
-    def _begin(self) -> dict[str, Any]:
+    def _begin(self) -> RunRecord:
         """Publish the config and run.json, and read what an earlier driver of this run has done."""
         digest = records.put_config(self.store, self.config)
         earlier = records.read_run(self.store, self.run_id)
-        head = {"version": 1, "run": self.run_id, "name": self.config["name"], "config": digest, "started": utc(), **whoami()}
-        if earlier is None and not records.write_run(self.store, self.run_id, {**head, "state": RUNNING}, is_new=True):
+        head: RunRecord = {
+            "version": 1,
+            "run": self.run_id,
+            "name": self.config["name"],
+            "config": digest,
+            "started": utc(),
+            "state": RUNNING,
+            **whoami(),  # type: ignore[typeddict-item] # mypy thinks it may have any key
+        }
+        if earlier is None and not records.write_run(self.store, self.run_id, head, is_new=True):
             earlier = records.read_run(self.store, self.run_id)  # somebody else was a moment quicker
         if earlier is not None:
             self._refuse_other(earlier, digest)
             head["started"] = earlier["started"]
-            records.write_run(self.store, self.run_id, {**head, "state": RUNNING})
+            records.write_run(self.store, self.run_id, head)
         self.earlier = earlier
         before = records.results(self.store, self.run_id) if earlier else {}
         self.good = {step: record for step, record in before.items() if record["class"] == outcome.SUCCESS}
@@ -159,7 +168,7 @@ class _Run:
                 "wait for it, cancel it, or start a new run with another run id"
             )
 
-    def _write_end(self, record: Mapping[str, Any]) -> None:
+    def _write_end(self, record: RunRecord) -> None:
         """Write run.json; where another driver has the run, give it back as it was."""
         if record["class"] == outcome.DUPLICATE and self.earlier is not None:
             if not _is_me(records.read_run(self.store, self.run_id) or {}):

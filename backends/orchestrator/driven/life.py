@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from backends.store.base import Store
+    from backends.store.records import Handle, RunRecord
 
 WHO = ("host", "boot", "pid_ns", "pid", "pid_start")
 """What tells one process from all others, in a handle, ``run.json`` and ``cancel.json``."""
@@ -31,30 +32,31 @@ class DriverLife(Life):
 
     is_driver = True
 
-    def __init__(self, store: Store, run: str, handle: Mapping[str, Any] | None) -> None:
+    def __init__(self, store: Store, run: str, handle: Handle | None) -> None:
         self._store = store
         self._run = run
         self._handle = handle
 
     @property
     def config(self) -> str:
-        record = self._handle or records.read_run(self._store, self._run) or {}
-        return str(record.get("config", ""))
+        record = self._handle or records.read_run(self._store, self._run)
+        return "" if record is None else record["config"]
 
-    def read_ending(self) -> Mapping[str, Any] | None:
+    def read_ending(self) -> RunRecord | None:
         run = self._own_record()
-        return run if "class" in run else None
+        return run if run is not None and "class" in run else None
 
-    def _own_record(self) -> Mapping[str, Any]:
+    def _own_record(self) -> RunRecord | None:
         """Return ``run.json``, unless a driver that was submitted later has not written its own yet."""
-        run = records.read_run(self._store, self._run) or {}
-        if self._handle is not None and run.get("pid") != self._handle["pid"] and is_alive(self._handle):
-            return {}
+        run = records.read_run(self._store, self._run)
+        if self._handle is not None and (run is None or run.get("pid") != self._handle["pid"]) and is_alive(self._handle):
+            return None
         return run
 
     def look(self, steps: Collection[str]) -> dict[str, JobStatus]:
         run = self._own_record()
-        driver = run if run.get("state") == RUNNING or self._handle is None else self._handle
+        is_resumed = run is not None and run["state"] == RUNNING
+        driver: Mapping[str, Any] = (run if is_resumed else self._handle) or run or {}
         lives = is_alive(driver)
         if lives:
             return {WHOLE_RUN: JobStatus(RUNNING if run else PENDING)}

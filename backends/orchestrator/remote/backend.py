@@ -1,4 +1,4 @@
-"""What all orchestrators share that hand a run to a platform: AWS Batch, Kubeflow, a virtual machine, …
+"""What all orchestrators share that hand a run to a platform: a queue of jobs, a server of pipelines, a virtual machine, …
 
 The base ships the code, keeps the handle, submits a run exactly once whoever crashes, asks how it does and waits for its end.
 What a step did is told by its record in the store; the platform is asked only for what has no record.
@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from backends.platform import Document, JobStatus, Platform
     from backends.shipping.shipment import Shipment
     from backends.store.base import Store
-
-    Handle = dict[str, Any]
+    from backends.store.records import Handle, StatusAnswer, Summary
 
 
 class Sending(NamedTuple):
@@ -222,7 +221,7 @@ class RemoteBackend(OrchestratorBaseBackend):
 
     # -- and after ------------------------------------------------------------------------------------------------------------
 
-    def run(self, execution: Execution) -> dict[str, Any]:
+    def run(self, execution: Execution) -> Summary:
         config, run_id, store = execution.config, execution.run_id, execution.store
         before = records.results(store, run_id) if read_handle(store, run_id) is not None else {}
         good = [step for step in config["steps"] if step in before and before[step]["class"] == outcome.SUCCESS]
@@ -231,11 +230,11 @@ class RemoteBackend(OrchestratorBaseBackend):
 
     def wait(
         self,
-        handle: Mapping[str, Any],
+        handle: Handle,
         *,
         report: Report | None = None,
         stop_requested: Callable[[], bool] | None = None,
-    ) -> dict[str, Any]:
+    ) -> Summary:
         """Wait for the end of a submitted run and return its summary, as ``driver.drive`` describes it.
 
         Args:
@@ -250,7 +249,7 @@ class RemoteBackend(OrchestratorBaseBackend):
 
     def _follower(
         self,
-        handle: Mapping[str, Any],
+        handle: Handle,
         resumed: list[str],
         report: Report | None,
         stop_requested: Callable[[], bool] | None,
@@ -265,21 +264,21 @@ class RemoteBackend(OrchestratorBaseBackend):
         view, life = self._look_at(handle)
         return Follower(view, life, resumed, patience, lambda: self.cancel(life.handle), report, stop_requested)
 
-    def view(self, handle: Mapping[str, Any]) -> RunView:
+    def view(self, handle: Handle) -> RunView:
         return self._look_at(handle)[0]
 
-    def _look_at(self, handle: Mapping[str, Any]) -> tuple[RunView, PlatformLife]:
+    def _look_at(self, handle: Handle) -> tuple[RunView, PlatformLife]:
         store = open_store(handle["store"])
         life = PlatformLife(self, self.platform(store), store, handle)
         return RunView(store, handle["run"], config_of(store, handle), life), life
 
-    def status(self, handle: Mapping[str, Any]) -> dict[str, Any]:
+    def status(self, handle: Handle) -> StatusAnswer:
         try:
             return self.view(handle).look().answer()
         except ZenRunnerError as error:
             return unknown(handle, str(error))
 
-    def logs(self, handle: Mapping[str, Any], step: str | None = None, follow: bool = False) -> Iterator[bytes]:
+    def logs(self, handle: Handle, step: str | None = None, follow: bool = False) -> Iterator[bytes]:
         """Yield what a step printed, in order: what the store has of it, else what the platform kept.
 
         Args:
@@ -300,7 +299,7 @@ class RemoteBackend(OrchestratorBaseBackend):
             raise UsageError(f"run {handle['run']!r} has no step {step!r}; its steps are {', '.join(steps)}")
         return view.log(step, follow)
 
-    def cancel(self, handle: Mapping[str, Any]) -> None:
+    def cancel(self, handle: Handle) -> None:
         view, life = self._look_at(handle)
         if view.look().state() in ENDED:
             return

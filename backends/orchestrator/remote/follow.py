@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from backends import outcome
 from backends.backoff import backoff
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from backends.execution import Report
     from backends.orchestrator.remote.life import PlatformLife
+    from backends.store.records import RunRecord, Summary
     from backends.view import RunStatus, RunView
 
 sleep = time.sleep
@@ -75,7 +76,7 @@ class Follower:
         self._verdict: tuple[str, int, str] | None = None
         self._give_up = 0.0  # when a cancelled run counts as ended, whatever the platform says
 
-    def wait(self) -> dict[str, Any]:
+    def wait(self) -> Summary:
         """Return the run's summary, when it has ended."""
         view, patience = self._view, self._patience
         began = time.monotonic()
@@ -166,19 +167,19 @@ class Follower:
         number = (record["attempt"] if record is not None else 0) or (said is not None and said.attempt)
         return number or status.attempts.get(step, 1)
 
-    def _finish(self, status: RunStatus, began: float) -> dict[str, Any]:
+    def _finish(self, status: RunStatus, began: float) -> Summary:
         view, handle = self._view, self._life.handle
         ended = status.state() in ENDED
         name, code, message = self._verdict or status.verdict()
         if not ended:
             message += "; it was cancelled, and the platform did not say in time that it ended"
-        run = records.read_run(view.store, view.run) or {}
-        head = {
+        run = records.read_run(view.store, view.run)
+        head: RunRecord = {
             "version": 1,
             "run": view.run,
             "name": view.config["name"],
             "config": handle["config"],
-            "started": run.get("started") or handle["submitted"],
+            "started": (run["started"] if run else "") or handle["submitted"],
             "state": name,
             "class": name,
             "exit_code": code,
@@ -190,6 +191,6 @@ class Follower:
             records.write_run(view.store, view.run, head)
         skipped = {step: status.because(step) for step, state in status.states.items() if state == SKIPPED}
         steps = {step: status.records[step] for step in view.config["steps"] if step in status.records}
-        summary = {**head, "resumed": list(self._resumed), "steps": steps, "skipped": skipped}
+        summary: Summary = {**head, "resumed": list(self._resumed), "steps": steps, "skipped": skipped}
         self._report("run_finished", summary=summary)
         return summary

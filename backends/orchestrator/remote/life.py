@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from backends.platform import Platform
     from backends.store.base import Store
+    from backends.store.records import Handle, RunRecord
 
 
 class Asked(Protocol):
@@ -38,9 +39,9 @@ class PlatformLife(Life):
         handle: the run's; a newer one in the store counts instead.
     """
 
-    def __init__(self, backend: Asked, platform: Platform, store: Store, handle: Mapping[str, Any]) -> None:
+    def __init__(self, backend: Asked, platform: Platform, store: Store, handle: Handle) -> None:
         self.is_driver = self.holds_steps = backend.runs_a_driver
-        self.handle = dict(handle)
+        self.handle = handle
         self.platform = platform
         self._backend = backend
         self._store = store
@@ -78,9 +79,9 @@ class PlatformLife(Life):
             return JobStatus(CANCELLED, "the run was cancelled", kind=TERMINATED)
         return whole or JobStatus(UNKNOWN)
 
-    def read_ending(self) -> Mapping[str, Any] | None:
-        run = records.read_run(self._store, self.handle["run"]) or {} if self.is_driver else {}
-        return run if "class" in run else None
+    def read_ending(self) -> RunRecord | None:
+        run = records.read_run(self._store, self.handle["run"]) if self.is_driver else None
+        return run if run is not None and "class" in run else None
 
     def log(self, step: str) -> Iterator[bytes]:
         return self._backend.platform_log(self.platform, self.handle["state"], step)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from backends.shipping.shipment import Shipment
     from backends.store.base import Store
+    from backends.store.records import Handle, RunRecord
 
-    Handle = dict[str, Any]
 else:
     Protocol = object
 
@@ -84,7 +84,7 @@ class Submission:
         self._stop_requested = stop_requested
         self._number = 1
         self._before: Handle | None = None
-        self._run_before: Mapping[str, Any] | None = None
+        self._run_before: RunRecord | None = None
 
     def submit(self) -> Handle:
         """Return the run's handle, once all of it is with the platform."""
@@ -157,7 +157,8 @@ class Submission:
         earlier = records.read_run(self._store, self._run)
         if earlier is not None and earlier.get("config") not in (self._shipment.sha, self._unshipped):
             raise self._another()
-        handle = {
+        resumed, before = self._resumption() if earlier else ([], {})
+        return {
             "version": 1,
             "run": self._run,
             "store": self._store.url,
@@ -167,36 +168,40 @@ class Submission:
             "submitted": utc(),
             "began": round(time.time(), 3),
             "phase": SUBMITTING,
-            **whoami(),
+            **whoami(),  # type: ignore[typeddict-item] # mypy thinks it may have any key
             "number": self._number,
             "code": self._shipment.receipt,
             "state": {"round": 1},
+            "resumed": resumed,
+            "before": before,
         }
-        return {**handle, **(self._resumption() if earlier else {"resumed": [], "before": {}})}
 
     def _take_over(self, handle: Handle) -> Handle:
         self._before = handle
-        handle = {**handle, **whoami(), "number": self._number, "backend": self._backend.block()}
+        handle = {
+            **handle,
+            **whoami(),
+            "number": self._number,
+            "backend": self._backend.block(),
+        }
         cancelled = self._store.exists(keys.cancel(self._run))
         if handle["phase"] == SUBMITTED or cancelled:
             if cancelled:
                 self._store.delete(keys.cancel(self._run))
-            handle.update(submitted=utc(), began=round(time.time(), 3), code=self._shipment.receipt)
+            handle["submitted"], handle["began"], handle["code"] = utc(), round(time.time(), 3), self._shipment.receipt
             handle["state"] = {"round": handle["state"]["round"] + 1}
-            handle.update(self._resumption())
+            handle["resumed"], handle["before"] = self._resumption()
         else:
             handle["state"] = dict(handle["state"])
         handle["phase"] = SUBMITTING
         self._put(handle)
         return handle
 
-    def _resumption(self) -> dict[str, Any]:
-        found = records.results(self._store, self._run)
-        steps = self._shipment.config["steps"]
-        return {
-            "resumed": [step for step in steps if step in found and found[step]["class"] == outcome.SUCCESS],
-            "before": {step: record["attempt"] for step, record in found.items()},
-        }
+    def _resumption(self) -> tuple[list[str], dict[str, int]]:
+        """Return the steps that have a good result, and the last attempt of each step that ended."""
+        last = records.results(self._store, self._run)
+        good = [step for step in self._shipment.config["steps"] if step in last and last[step]["class"] == outcome.SUCCESS]
+        return good, {step: record["attempt"] for step, record in last.items()}
 
     def _check(self, handle: Handle) -> None:
         if handle["config"] != self._shipment.sha or "phase" not in handle:  # without one, it is a client-driven backend's
@@ -209,11 +214,11 @@ class Submission:
         )
 
     def _write_run(self) -> None:
-        earlier = self._run_before = records.read_run(self._store, self._run) or {}
+        earlier = self._run_before = records.read_run(self._store, self._run)
         record = {
             "name": self._shipment.config["name"],
             "config": self._shipment.sha,
-            "started": earlier.get("started") or utc(),
+            "started": (earlier["started"] if earlier else "") or utc(),
             "state": RUNNING,
         }
         records.write_run(self._store, self._run, record)
@@ -250,9 +255,10 @@ class Submission:
         self._store.delete(keys.handle(self._run))
 
 
-def holder_of(store: Store, handle: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
+def holder_of(store: Store, handle: Handle) -> tuple[int, Mapping[str, Any]]:
     """Return the number of the last process that took on the submission, and who it is."""
-    run, number, holder = handle["run"], handle["number"], handle
+    run, number = handle["run"], handle["number"]
+    holder: Mapping[str, Any] = handle
     while (body := records.read_json(store, keys.lease(run, number + 1))) is not None:
         number, holder = number + 1, body
     return number, holder

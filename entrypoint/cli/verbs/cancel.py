@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from backends import errors
 from backends.orchestrator.driven.backend import end_jobs
@@ -26,7 +27,7 @@ def arguments(parser: Parser) -> None:
 def main(args: argparse.Namespace, environ: Environ) -> int:
     """Ask the run's backend to end it, unless it has ended already."""
     store, run = find_run(args, environ)
-    record = records.read_run(store, run) or {}
+    record: Mapping[str, Any] = records.read_run(store, run) or {}
     submitted = backend_of(store, run)
     if "class" in record:
         print_text(f"run {run} has ended already: {record['class']}")

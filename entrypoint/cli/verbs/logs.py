@@ -6,8 +6,8 @@ import argparse
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from backends import errors, graph
 from backends.process import is_alive
@@ -50,7 +50,7 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
         return record is not None and ("class" in record or is_alive(record) is False)
 
     submitted = backend_of(store, run)
-    driver = records.read_run(store, run) or {}
+    driver: Mapping[str, Any] = records.read_run(store, run) or {}
     remote = submitted is not None and ("pid" not in driver or is_alive(driver) is None)
     if submitted is not None and remote:
         view = submitted[0].view(submitted[1])
@@ -82,7 +82,7 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
 
 def _members_of(store: Store, run: str, step: str) -> list[str]:
     """Return the step of this name, or the members of the foreach step."""
-    record = records.read_run(store, run) or {}
+    record: Mapping[str, Any] = records.read_run(store, run) or {}
     config = records.get_config(store, record["config"]) if record.get("config") else None
     if config:
         names, members = graph.named(config["steps"]), graph.members(config["steps"], step)
@@ -96,7 +96,7 @@ def _members_of(store: Store, run: str, step: str) -> list[str]:
 
 def _all_logs(store: Store, run: str, follow: bool, ended: Callable[[], bool], only: Sequence[str] | None = None) -> int:
     """Write every step's log to stdout, each line behind its step's name; when following, side by side as they come."""
-    record = records.read_run(store, run) or {}
+    record: Mapping[str, Any] = records.read_run(store, run) or {}
     config = records.get_config(store, record["config"]) if record.get("config") else None
     order = {name: number for number, name in enumerate(steps_in_order(config) if config else ())}
     splitter = Splitter(order)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backends import errors, outcome
 from backends.store import keys, open_store, records
@@ -18,6 +18,7 @@ from entrypoint.runtime.identity import identity
 
 if TYPE_CHECKING:
     from backends.store.base import Store
+    from backends.store.records import Summary
     from entrypoint.cli.config import Config, Environ
     from entrypoint.cli.parser import Parser
 
@@ -67,7 +68,7 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
     return int(record["exit_code"])
 
 
-def _run_pipeline(args: argparse.Namespace, config: Config, sha: str, environ: Environ) -> dict[str, Any]:
+def _run_pipeline(args: argparse.Namespace, config: Config, sha: str, environ: Environ) -> Summary:
     # A single step and a dry run do without these.
     from backends.execution import Execution
     from entrypoint.cli.reporters import reporter_for

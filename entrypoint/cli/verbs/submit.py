@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backends import wire
 from backends.store import keys, open_store, records
@@ -22,6 +21,7 @@ from entrypoint.cli.signals import listen_for_stop
 if TYPE_CHECKING:
     from backends.base import OrchestratorBaseBackend
     from backends.store.base import Store
+    from backends.store.records import Handle
     from entrypoint.cli.config import Config, Environ
     from entrypoint.cli.parser import Parser
 
@@ -64,7 +64,7 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
     if args.wait:
         return _wait(args, backend, handle, config, store, environ)
     if args.output != TEXT:
-        print_documents([handle], YAML) if args.output == YAML else print_json(handle)
+        print_documents([dict(handle)], YAML) if args.output == YAML else print_json(handle)
         return 0
     print_text(run)
     where = ["--config", args.config] if args.config else ["--store", store.url]
@@ -76,7 +76,7 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
 def _wait(
     args: argparse.Namespace,
     backend: OrchestratorBaseBackend,
-    handle: Mapping[str, Any],
+    handle: Handle,
     config: Config,
     store: Store,
     environ: Environ,

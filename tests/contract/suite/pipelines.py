@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
@@ -19,6 +19,9 @@ from backends.store import open_store, records
 from backends.store.logs import log_chunks
 from tests.support import configs, processes, running
 from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from backends.store.records import Handle, StatusAnswer
 
 
 class Pipelines:
@@ -82,7 +85,7 @@ class Pipelines:
     def _words(self, config: Path, run_id: str) -> list[str]:
         return ["run", "--config", str(config), "--run-id", run_id, "--backend", wire.dumps(self.block()), "--output", "json"]
 
-    def submitted(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[OrchestratorBaseBackend, dict[str, Any]]:
+    def submitted(self, config: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[OrchestratorBaseBackend, Handle]:
         """Submit a pipeline as run ``r``; return the backend and the handle as another process would read it."""
         for name, value in running.environment(**self.environ).items():
             monkeypatch.setenv(name, value)
@@ -99,7 +102,7 @@ class Pipelines:
     def wait_until(self, condition: Callable[[], object], subject: str = "it") -> None:
         wait_until(condition, self.seconds, subject)
 
-    def ended_status(self, backend: OrchestratorBaseBackend, handle: dict[str, Any]) -> dict[str, Any]:
+    def ended_status(self, backend: OrchestratorBaseBackend, handle: Handle) -> StatusAnswer:
         """Wait for the end of a submitted run and return its status; every state on the way must be one of the known."""
         until = time.monotonic() + self.seconds
         while True:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,10 +13,13 @@ from backends.base import OrchestratorBaseBackend
 from backends.errors import UsageError
 from tests.contract.suite.pipelines import Pipelines, has_printed
 
+if TYPE_CHECKING:
+    from backends.store.records import Handle, StatusAnswer
+
 CANCELLED = ("cancelled", "terminated", 143)
 
 
-def verdict(status: dict[str, Any]) -> tuple[str, str, int]:
+def verdict(status: StatusAnswer) -> tuple[str, str | None, int | None]:
     """Return the state, class and exit status of a run."""
     return status["state"], status["class"], status["exit_code"]
 
@@ -41,7 +44,7 @@ class Submissions(Pipelines):
         backend.cancel(handle)
         assert backend.status(handle) == status
 
-    def hear_the_driver(self, backend: OrchestratorBaseBackend, handle: dict[str, Any]) -> None:
+    def hear_the_driver(self, backend: OrchestratorBaseBackend, handle: Handle) -> None:
         """Fail unless the driver's log says how the run ended, or there is no driver and that is told."""
         raise NotImplementedError
 
@@ -55,7 +58,7 @@ class Submissions(Pipelines):
         self.cancel_and_see(backend, handle)
         assert backend.status(handle)["steps"] == {"a": "cancelled", "b": "skipped"}
 
-    def cancel_and_see(self, backend: OrchestratorBaseBackend, handle: dict[str, Any]) -> None:
+    def cancel_and_see(self, backend: OrchestratorBaseBackend, handle: Handle) -> None:
         """Cancel a run twice while it runs and once more when it has ended."""
         backend.cancel(handle)
         backend.cancel(handle)
@@ -68,10 +71,10 @@ class Submissions(Pipelines):
 class DrivenSubmission(Submissions):
     """A run that a process of the client's machine drives."""
 
-    def hear_the_driver(self, backend: OrchestratorBaseBackend, handle: dict[str, Any]) -> None:
+    def hear_the_driver(self, backend: OrchestratorBaseBackend, handle: Handle) -> None:
         assert b"run_finished" in b"".join(backend.logs(handle, None, follow=True))
 
-    def cancel_and_see(self, backend: OrchestratorBaseBackend, handle: dict[str, Any]) -> None:
+    def cancel_and_see(self, backend: OrchestratorBaseBackend, handle: Handle) -> None:
         super().cancel_and_see(backend, handle)
         list(backend.logs(handle, None, follow=True))  # its driver is gone when this ends
 
@@ -88,7 +91,7 @@ class DrivenSubmission(Submissions):
 class RemoteSubmission(Submissions):
     """A run that goes on whoever waits for it: its platform keeps the order of the steps."""
 
-    def hear_the_driver(self, backend: OrchestratorBaseBackend, handle: dict[str, Any]) -> None:
+    def hear_the_driver(self, backend: OrchestratorBaseBackend, handle: Handle) -> None:
         with pytest.raises(UsageError, match="no driver"):
             backend.logs(handle, None)
 
@@ -103,10 +106,10 @@ class RemoteSubmission(Submissions):
 class MachineSubmission(RemoteSubmission):
     """A run that a driver of ours drives, beside its steps on the platform's machine."""
 
-    def hear_the_driver(self, backend: OrchestratorBaseBackend, handle: dict[str, Any]) -> None:
+    def hear_the_driver(self, backend: OrchestratorBaseBackend, handle: Handle) -> None:
         assert b'"run":"r"' in b"".join(backend.logs(handle, None, follow=True))  # its last words
 
-    def kill_the_machine(self, handle: dict[str, Any]) -> None:
+    def kill_the_machine(self, handle: Handle) -> None:
         """End the machine and all that runs on it, at once and without a warning."""
         raise NotImplementedError
 

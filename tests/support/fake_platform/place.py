@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backends.store import records
 from backends.store.local import LocalStore
@@ -11,6 +11,9 @@ from entrypoint.runtime import load
 from tests.support import configs, processes, running
 from tests.support.fake_platform.api import Api
 from tests.support.waiting import wait_until
+
+if TYPE_CHECKING:
+    from backends.store.records import Handle, RunRecord
 
 ENV = {"PYTHONPATH": str(running.ROOT)}
 
@@ -43,11 +46,18 @@ class Place:
     def attempts(self, step: str, run: str = "r") -> list[int]:
         return records.attempts(self.store, run, step)
 
-    def handle(self) -> dict[str, Any]:
-        return records.read_json(self.store, "runs/r/handle.json") or {}
+    def handle(self) -> Handle:
+        handle = records.read_handle(self.store, "r")
+        assert handle is not None, "the run was not submitted"
+        return handle
 
     def zen(self, *words: str, **env: str) -> running.Ended:
         return running.run(*words, cwd=self.folder, env={**ENV, **env})
+
+    def run(self) -> RunRecord:
+        record = records.read_run(self.store, "r")
+        assert record is not None, "there is no run"
+        return record
 
     def submit(self, *words: str, **env: str) -> running.Ended:
         return self.zen("submit", "-c", "config.json", "--run-id", "r", *words, **env)
