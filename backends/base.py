@@ -355,7 +355,7 @@ def _wrong_types(cls: type[BaseBackend], args: dict[str, Any]) -> list[Problem]:
 
 
 def _is_plainly(value: object, annotation: object) -> bool:
-    """Tell whether the value is a JSON scalar whose type the annotation's text names, such as 3 for ``int | None``."""
+    """Return whether the value is a JSON scalar whose type the annotation's text names, such as 3 for ``int | None``."""
     if type(value) not in (str, int, bool, float, type(None)) or not _is_json(value):
         return False
     name = "None" if value is None else type(value).__name__
@@ -363,7 +363,7 @@ def _is_plainly(value: object, annotation: object) -> bool:
 
 
 def _is_json(value: object) -> bool:
-    """Tell whether the value comes back from JSON equal and of the same types."""
+    """Return whether the value comes back from JSON equal and of the same types."""
     if type(value) is float:
         return value - value == 0  # neither infinite nor NaN
     if type(value) is list:

@@ -8,6 +8,7 @@
     ├── PlacementError    76      what the step needs is not here
     ├── ConfigError       78      the config, with a list of problems
     ├── UserError          1      the step's own doing, found by the runner (an output not written, …)
+    ├── TimedOut         124      what belongs to a step outlasts its timeout
     └── Terminated       143      a signal asked this process to stop
 
 The cause stays attached (``raise … from``); a traceback is never what a user sees first.
@@ -67,6 +68,12 @@ class UserError(ZenRunnerError):
     """The step failed by its own doing in a way that the runner found out, not the step's exit status."""
 
     outcome_class = outcome.USER
+
+
+class TimedOut(ZenRunnerError):
+    """What belongs to a step, such as fetching its inputs, outlasts the step's timeout."""
+
+    outcome_class = outcome.TIMEOUT
 
 
 class Terminated(ZenRunnerError):

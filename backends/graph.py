@@ -48,7 +48,7 @@ class Graph:
         return self._ready[self._next - 1]
 
     def held(self) -> bool:
-        """Tell whether a step is kept back until somebody else's word; never, unless a subclass knows of somebody."""
+        """Return whether a step is kept back until somebody else's word; never, unless a subclass knows of somebody."""
         return False
 
     def done(self, step: str) -> None:

@@ -39,20 +39,12 @@ class Rule:
         self.last = frozenset(last)
 
     def allows(self, name: str) -> bool:
-        """Tell whether the platform takes a name as it is."""
+        """Return whether the platform takes a name as it is."""
         return 0 < len(name) <= self.limit and name[0] in self.first and name[-1] in self.last and self.inner.issuperset(name)
 
     def within(self, limit: int) -> Rule:
         """Return the same rule with another limit, for a part of a name."""
         return Rule(limit, self.inner, self.first, self.last)
-
-
-DNS_LABEL = Rule(63, LOWER + DIGITS + "-", LOWER, LOWER + DIGITS)
-"""Kubernetes objects of every kind. Source: RFC 1035, section 2.3.1, the stricter of the two that Kubernetes uses."""
-LABEL_VALUE = Rule(63, LETTERS + DIGITS + "-_.", LETTERS + DIGITS, LETTERS + DIGITS)
-"""The values of labels. Source: Kubernetes, "Labels and Selectors", syntax and character set."""
-BATCH = Rule(128, LETTERS + DIGITS + "-_", LETTERS + DIGITS, LETTERS + DIGITS + "-_")
-"""Jobs and job definitions. Source: AWS Batch API, SubmitJob ``jobName`` and RegisterJobDefinition ``jobDefinitionName``."""
 
 
 def fit(rule: Rule, *parts: str) -> str:
@@ -79,6 +71,6 @@ def fit(rule: Rule, *parts: str) -> str:
 
 
 def _looks_made(name: str) -> bool:
-    """Tell whether a name ends as those do that are made here; it could be the name of something else."""
+    """Return whether a name ends as those do that are made here; it could be the name of something else."""
     digest = name[-DIGEST:]
     return len(name) > DIGEST and name[-DIGEST - 1] == "-" and frozenset("0123456789abcdef").issuperset(digest)

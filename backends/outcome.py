@@ -90,7 +90,7 @@ def own_status(status: int) -> int:
 
 
 def is_retried(name: str, code: int, on: Iterable[str]) -> bool:
-    """Tell whether a step that ended in class ``name`` with ``code`` may run again, given the classes in ``retry.on``."""
+    """Return whether a step that ended in class ``name`` with ``code`` may run again, given the classes in ``retry.on``."""
     row = _BY_CODE.get(code)
     if row is None or row.name != name:
         row = _BY_NAME[name]

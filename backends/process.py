@@ -35,6 +35,21 @@ def is_alive(process: Mapping[str, Any]) -> bool | None:
     return True
 
 
+def is_visible(process: Mapping[str, Any]) -> bool:
+    """Return whether a process, if it lives, can be seen here under its pid.
+
+    Another boot id under the same host name may be another machine. Snapshots of one virtual machine share the boot id and the
+    namespace's number, so the host's name must agree too.
+
+    Args:
+        process: a claim, with what `whoami` said in it; a torn one names no process.
+    """
+    me = whoami()
+    if not me["boot"] or not process.get("pid_start"):
+        return False
+    return all(process.get(name) == me[name] for name in ("boot", "pid_ns", "host"))
+
+
 def utc(seconds: float | None = None) -> str:
     """Return a time, by default now, as RFC 3339 in UTC with milliseconds.
 

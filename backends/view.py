@@ -36,10 +36,12 @@ class Life(ABC):
 
     Attributes:
         is_driver: it is a driver of ours, which writes ``run.json`` and starts the steps; else a platform that orders them.
+        holds_steps: the steps run inside of it, so that none outlives it.
         problem: after a look, why the run gets nowhere although all answered.
     """
 
     is_driver: bool
+    holds_steps: bool = False
     problem: str = ""
 
     @property
@@ -68,7 +70,7 @@ class Life(ABC):
         """
 
     def log(self, step: str) -> Iterator[bytes]:
-        """Yield what is kept of a step's output elsewhere than in the store."""
+        """Yield what is kept of a step's output elsewhere than in the store, or under ``WHOLE_RUN`` of the driver's."""
         return iter(())
 
     @property
@@ -212,6 +214,8 @@ class RunView:
             # All that is said to have ended has its record in the store by then.
             if status.ended is None:
                 status.said = self._life.look([step for step in steps if step not in self._good])
+                if WHOLE_RUN in status.said and status.said[WHOLE_RUN].state in ENDED:
+                    status.ended = self._life.read_ending()  # its driver may have written it between the two looks
         except ZenRunnerError as error:
             status.problem = str(error)
         status.problem = status.problem or self._life.problem
@@ -228,13 +232,32 @@ class RunView:
 
     def log(self, step: str, follow: bool) -> Iterator[bytes]:
         """Yield a step's log; when following, to the end of its last attempt."""
-        ended = Slowly(lambda: self.look().states[step] in ENDED, max(self._life.pace, 0.2))
+        ended = self._slowly(lambda status: ENDED.intersection((status.states[step], status.state())))
         logged = False
         for chunk in follow_step(self.store, self.run, step, follow, ended):
             logged = True
             yield chunk
         if not logged and not records.attempts(self.store, self.run, step):
             yield from self._life.log(step)
+
+    def driver_log(self, follow: bool) -> Iterator[bytes]:
+        """Yield what is kept of the driver's output; when following, to the end of the run."""
+        ended = self._slowly(lambda status: status.state() in ENDED)
+        passed = 0
+        while True:
+            is_over = not follow or ended()  # asked first: whatever is printed by then is read below
+            at = 0
+            for chunk in self._life.log(WHOLE_RUN):
+                if at + len(chunk) > passed:
+                    yield chunk[max(0, passed - at) :]
+                at += len(chunk)
+            passed = max(passed, at)
+            if is_over:
+                return
+            time.sleep(max(self._life.pace, 0.2))
+
+    def _slowly(self, question: Callable[[RunStatus], object]) -> Slowly:
+        return Slowly(lambda: bool(question(self.look())), max(self._life.pace, 0.2))
 
     def _read(self, step: str) -> tuple[Record | None, int]:
         """Return a step's last record, and the number of a later attempt that has none; 0 without one."""
@@ -257,7 +280,13 @@ class RunView:
             status.attempts[step] = open_attempt
         said = self._said(status, step)
         if status.is_driven:
-            state = settle_driven(status.state(), record is not None, open_attempt > 0)
+            state = settle_driven(
+                status.state(),
+                has_record=record is not None,
+                is_final=record is not None and self._is_final(step, record),
+                is_open=open_attempt > 0,
+                is_gone=self._life.holds_steps and said is not None,
+            )
             if state == UNKNOWN and status.state() == UNKNOWN and self._was_heard(step, open_attempt):
                 state = RUNNING
         else:
@@ -270,7 +299,7 @@ class RunView:
                 cancelled=status.cancelled,
             )
         if state == BY_PLATFORM and said is not None:
-            record, state = self._make_record(step, said), BY_RECORD
+            record, state = self._make_record(step, said, open_attempt), BY_RECORD
         if state == BY_RECORD and record is not None:
             status.states[step], status.records[step] = state_of_class(record["class"]), record
         else:
@@ -295,7 +324,7 @@ class RunView:
         tried = record["attempt"] - self._life.before.get(step, 0)
         return tried > policy["limit"] or not outcome.is_retried(record["class"], record["exit_code"], policy["on"])
 
-    def _make_record(self, step: str, said: JobStatus) -> Record:
+    def _make_record(self, step: str, said: JobStatus, open_attempt: int) -> Record:
         kind, code = said.verdict()
         message = said.message or "the container ended without a record"
         if said.exit_code == 0 and said.kind is None:
@@ -306,7 +335,7 @@ class RunView:
         return make_record(
             self.run,
             step,
-            said.attempt or 0,
+            said.attempt or open_attempt,
             kind,
             message,
             code=code,
@@ -346,20 +375,26 @@ def settle_ordered(
     return BY_PLATFORM
 
 
-def settle_driven(run: str, has_record: bool, is_open: bool) -> str:
-    """Return the state of a step that a driver of ours starts, or ``BY_RECORD``.
+def settle_driven(run: str, *, has_record: bool, is_final: bool, is_open: bool, is_gone: bool) -> str:
+    """Return the state of a step that a driver of ours starts, or where it is to be read.
 
     Args:
         run: the run's state.
         has_record: an attempt of it has ended.
+        is_final: no attempt comes after that one.
         is_open: an attempt of it has begun and has no record.
+        is_gone: where its attempts run is no more.
     """
     ended = run in ENDED
     if not (has_record or is_open):
         return SKIPPED if ended else PENDING
-    if has_record and (ended or not is_open):
-        return BY_RECORD
-    return UNKNOWN if ended or run == UNKNOWN else RUNNING  # what is unknown may be known by its heartbeat
+    if is_open:
+        if is_gone:
+            return BY_PLATFORM
+        if ended and has_record:
+            return BY_RECORD
+        return UNKNOWN if ended or run == UNKNOWN else RUNNING  # what is unknown may be known by its heartbeat
+    return RUNNING if run == RUNNING and not is_final else BY_RECORD  # the driver will try it again
 
 
 def state_of_class(kind: str) -> str:

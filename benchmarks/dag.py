@@ -76,8 +76,9 @@ def measure(size: int, shape: str, where: str) -> dict[str, Any]:
     from backends.execution import Execution
     from backends.orchestrator.driven.driver import drive
     from backends.process import utc
-    from backends.store import claims, open_store
+    from backends.store import open_store
     from backends.store.base import Store
+    from backends.store.claims import Candidate
 
     class NullLauncher:
         """Claims and finishes at once; nothing runs in between."""
@@ -87,7 +88,9 @@ def measure(size: int, shape: str, where: str) -> dict[str, Any]:
             self.over: list[dict[str, object]] = []
 
         def start(self, step: str, memory: int | None) -> None:
-            attempt = claims.claim(self.store, self.run, step, {})
+            attempt = Candidate(self.store, self.run, step, {}).claim()
+            if attempt is None:
+                raise SystemExit(f"another holds step {step}")
             now = utc()
             record: dict[str, object] = {
                 "version": 1,

@@ -16,6 +16,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: the arguments; None for this process's own.
     """
+    try:
+        code = _run(argv)
+    except KeyboardInterrupt:  # before anybody listens
+        return 143
+    aside = sys.modules.get("entrypoint.runtime.aside")
+    if aside is not None and aside.left_behind:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError, AttributeError):
+                pass
+        os._exit(code)  # the interpreter would wait for threads that wait for a server
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     if os.getegid() == 0:
         # A container runs as any UID with group 0, so what one writes another of the same group must be able to go on with.
         os.umask(os.umask(0o022) & ~0o070)

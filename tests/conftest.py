@@ -9,8 +9,11 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests.support import fake_nvml
-from tests.support.ci import CI
+# The assertions of what tests share show values too.
+pytest.register_assert_rewrite("tests.contract.suite", "tests.support")
+
+from tests.support import fake_nvml  # noqa: E402
+from tests.support.ci import CI  # noqa: E402
 
 pytest_plugins = ["tests.support.beam_job_server", "tests.support.images"]
 

@@ -57,18 +57,6 @@ class Limits:
         return len(wire.dumps(value)) - 2 if self.as_json else len(value.encode())
 
 
-LINUX = Limits("an environment variable", ENV_LIMIT, source='execve(2), "Limits on size of arguments and environment"')
-BATCH = Limits(
-    "an AWS Batch job's overrides",
-    8_192,
-    as_json=True,
-    source="Amazon ECS API, RunTask, `overrides`: 8,192 characters in all, JSON's own included",
-)
-KUBERNETES = Limits("a container's environment", ENV_LIMIT, mount=1_048_576, source='execve(2); Kubernetes, "ConfigMaps", 1 MiB')
-EC2 = Limits("EC2 user data", 16_384, source='Amazon EC2, "Run commands when you launch an instance": 16 KB before base64')
-GCE = Limits("a metadata value", 262_144, total=524_288, source='Compute Engine, "About VM metadata": 256 KB, 512 KB in all')
-
-
 class Carried:
     """How a config travels.
 

@@ -64,7 +64,7 @@ def parse(text: str, where: str) -> list[Rule]:
 
 
 def is_ignored(rules: list[Rule], path: str, is_directory: bool) -> bool:
-    """Tell whether a path is left out, given that its parents are not; the last rule that matches decides.
+    """Return whether a path is left out, given that its parents are not; the last rule that matches decides.
 
     Args:
         rules: what ``parse`` returned.

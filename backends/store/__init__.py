@@ -32,6 +32,7 @@ def open_store(url: str, *, create: bool = True) -> Store:
         ConfigError: the URL names no kind of store that is known.
         InfraError: the directory is not there and ``create`` is false, or the bucket's settings in the environment are
             wrong.
+        PlacementError: credentials or an endpoint in the environment can't be what they are meant to be.
     """
     scheme, colon, rest = url.partition("://")
     if colon and scheme.lower() in BUCKET_SCHEMES:

@@ -1,138 +1,111 @@
-"""What a new attempt does for a dead one: make sure that it is dead, save its last words, stop what it left running.
+"""What a new attempt does for a dead one: save its last words, stop what it left running, remove what it left lying.
 
-Loaded only when a step's last attempt has a claim and no result.
+Loaded only where a step's last attempt did not end well.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import stat
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backends import outcome, wire
-from backends.errors import DuplicateError
-from backends.process import is_alive, whoami
+from backends import outcome, process, wire
 from backends.store import keys, records
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from backends.store.base import Store
+
+    Place = tuple[str, str, int]
 
 _TAIL = 2048  # bytes of the last log that go into the record
 _KILL_FOR = 5.0  # seconds
 
 
-def perform(store: Store, run: str, step: str, number: int, claim: bytes) -> None:
-    """Give a dead attempt its result.
+def bury(store: Store, place: Place, claim: bytes, why: str, *, is_gone: bool = False) -> None:
+    """Give a dead attempt its result, unless it has one by now.
 
     Args:
         store: where the run lives.
-        run: the run id.
-        step: the step's name.
-        number: the attempt, which has a claim and no result.
+        place: run, step and number of an attempt that has a claim and no result.
         claim: the bytes of its claim, perhaps torn.
+        why: what its death is told by.
+        is_gone: its process has ended for certain.
 
     Raises:
-        DuplicateError: it isn't dead.
         InfraError: the store could not be reached.
     """
     owner = records.parse_object(claim) or {}
-    here = _same_machine(owner)
-    gone = here and is_alive(owner) is False
-    silent = _silence(store, run, step, number)
-    if not gone and silent is not None and silent < records.DEAD_AFTER:
-        raise duplicate(run, step, number, claim, silent)
-    if gone:
+    if is_gone:
         kill_processes(owner.get("token"))  # nobody but they can write its log now, so stop them first
-    if here:
-        _save_log(store, keys.logs(run, step, number), owner)
-    key = keys.result(run, step, number)
-    record = wire.dumps(_last_words(store, run, step, number, owner, gone, silent)).encode()
+    if process.is_visible(owner):
+        _save_log(store, place, owner)
+    key = keys.result(*place)
+    record = wire.dumps(_last_words(store, place, owner, why)).encode()
     if not store.create(key, record):
-        if records.result(store, run, step, number) is not None:
+        if records.result(store, *place) is not None:
             return  # it had only been slow, or somebody else was quicker
         store.put(key, record)  # a torn one says nothing
 
 
-def clean_up(store: Store, run: str, step: str, number: int) -> None:
-    """Stop and remove what an attempt that was declared dead left behind.
+def clean_up(store: Store, place: Place) -> None:
+    """Stop and remove what an attempt that has ended may have left behind.
 
-    The next attempt's owner does it, whoever declared the death: that one may have died in its turn.
+    The next attempt's owner does it, whoever wrote the result: that one may have died in its turn.
 
     Args:
         store: where the run lives.
-        run: the run id.
-        step: the step's name.
-        number: the dead attempt.
+        place: run, step and number of the attempt.
+
+    Raises:
+        InfraError: the store could not be reached.
     """
-    kill_processes((records.read_json(store, keys.claim(run, step, number)) or {}).get("token"))
+    owner = records.read_json(store, keys.claim(*place)) or {}
+    kill_processes(owner.get("token"))
     if store.root is not None:
-        import shutil
-
-        shutil.rmtree(store.url_of(keys.scratch(run, step, number)), ignore_errors=True)
-
-
-def duplicate(run: str, step: str, number: int, claim: bytes, silent: float | None = None) -> DuplicateError:
-    """Return the error that says who holds a step.
-
-    Args:
-        run: the run id.
-        step: the step's name.
-        number: the attempt that holds it.
-        claim: the bytes of its claim, perhaps torn.
-        silent: seconds since its last sign of life, if known.
-    """
-    owner = records.parse_object(claim) or {}
-    who = f"process {owner['pid']} on {owner['host']}" if "pid" in owner and "host" in owner else "an unknown process"
-    heard = "" if silent is None else f", heard of {silent:.0f} s ago"
-    return DuplicateError(
-        f"step {step!r}, run {run!r}: attempt {number} is running ({who}{heard}). It counts as dead after "
-        f"{records.DEAD_AFTER:.0f} s of silence; wait for it, stop it, or start a new run with another run id"
-    )
+        shutil.rmtree(store.url_of(keys.scratch(*place)), ignore_errors=True)
+    elif process.is_visible(owner) and _is_scratch(owner.get("scratch")):
+        _save_log(store, place, owner)
+        shutil.rmtree(owner["scratch"], ignore_errors=True)
 
 
-def _same_machine(owner: Mapping[str, Any]) -> bool:
-    """Return whether the claim's process, if it lives, can be seen here under its pid.
-
-    Another boot id under the same host name may be another machine, so there only silence proves that the owner is dead.
-    Snapshots of one virtual machine share the boot id and the namespace's number, so the host's name must agree too.
-    """
-    me = whoami()
-    if not me["boot"] or not owner.get("pid_start"):
+def _is_scratch(path: object) -> bool:
+    """Return whether a path is a scratch directory's; a claim is untrusted, and nothing else may be removed for its sake."""
+    if not isinstance(path, str) or "\0" in path:
         return False
-    return all(owner.get(key) == me[key] for key in ("boot", "pid_ns", "host"))
+    folder, name = os.path.split(path)
+    if folder != tempfile.gettempdir() or not name.startswith(keys.SCRATCH) or len(name) != len(keys.SCRATCH) + 8:
+        return False
+    try:
+        state = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISDIR(state.st_mode) and state.st_uid == os.geteuid()
 
 
-def _silence(store: Store, run: str, step: str, number: int) -> float | None:
-    age = store.age(keys.heartbeat(run, step, number))
-    return store.age(keys.claim(run, step, number)) if age is None else age
-
-
-def _last_words(
-    store: Store, run: str, step: str, number: int, owner: dict[str, Any], gone: bool, silent: float | None
-) -> records.Record:
-    beat = records.read_json(store, keys.heartbeat(run, step, number)) or {}
+def _last_words(store: Store, place: Place, owner: dict[str, Any], why: str) -> records.Record:
+    beat = records.read_json(store, keys.heartbeat(*place)) or {}
     usage = beat.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     oom = _number(usage.get("oom_kill")) > 0
-    if not oom and _same_machine(owner):
+    if not oom and process.is_visible(owner):
         oom = _oom_kills(owner) > _number(owner.get("oom_kill"))
     kind = outcome.OOM if oom else outcome.INFRA
     when = f"last heartbeat {beat['at']}" if isinstance(beat.get("at"), str) else "no heartbeat"
     host = owner.get("host", "an unknown host")
-    why = "its process is gone" if gone else f"it was silent for {silent or 0:.0f} s"
-    message = f"attempt {number} died on {host} without a result: {why}, {when}"
+    message = f"attempt {place[2]} died on {host} without a result: {why}, {when}"
     if oom:
         message += "; the out-of-memory killer was there"
-    record = records.make_record(run, step, number, kind, message, seconds=_number(beat.get("seconds")), usage=usage)
+    record = records.make_record(*place, kind, message, seconds=_number(beat.get("seconds")), usage=usage)
     record["started"] = owner.get("at")  # a torn claim says nothing
     record["ended"] = beat.get("at") or owner.get("at")
     record["config"] = owner.get("config")
     record["host"] = owner.get("host")
-    record["log_tail"] = _log_tail(store, keys.logs(run, step, number))
-    record["declared_by"] = whoami()["host"]
+    record["log_tail"] = _log_tail(store, keys.logs(*place))
+    record["declared_by"] = process.whoami()["host"]
     return record
 
 
@@ -166,14 +139,15 @@ def _log_tail(store: Store, folder: str) -> str:
     return tail[-_TAIL:].decode("utf-8", "replace")
 
 
-def _save_log(store: Store, folder: str, owner: dict[str, Any]) -> None:
+def _save_log(store: Store, place: Place, owner: dict[str, Any]) -> None:
     scratch = owner.get("scratch")
     if store.root is not None or not isinstance(scratch, str):
         return  # on a local store the log is written in place
-    saved = dict(store.walk(folder))
-    for path in sorted(Path(scratch, "log").glob("*.txt")):
-        key = f"{folder}/{path.name}"
-        if path.is_file() and path.stat().st_size > saved.get(key, -1):
+    segments = sorted(path for path in Path(scratch, "log").glob("*.txt") if path.is_file())
+    saved = dict(store.walk(keys.logs(*place))) if segments else {}
+    for path in segments:
+        key = f"{keys.logs(*place)}/{path.name}"
+        if path.stat().st_size > saved.get(key, -1):
             store.upload(key, str(path))
 
 

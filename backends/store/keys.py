@@ -13,6 +13,8 @@ import time
 from backends.errors import UsageError
 
 RUNS = "runs"
+SCRATCH = "zen-runner-"
+"""How the name of a scratch directory under ``$TMPDIR`` begins, where the store can't hold one; `tempfile` adds the rest."""
 _RUN_ID_CHARS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 
+from backends.errors import UserError
+from backends.files import open_regular, read_regular
 from backends.store.base import TEMP, Store, check_key, trouble
 
 TYPE_CHECKING = False
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _BLOCK = 1 << 20
+_MOST = 1 << 30  # bytes that an object may have which is read at once; the largest is the manifest of millions of files
+_NO_FILE = (errno.EINVAL, errno.ELOOP, errno.ENXIO)  # a pipe, a link, a socket: somebody else put it there
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
@@ -39,25 +44,13 @@ class LocalStore(Store):
     def get(self, key: str, start: int = 0) -> bytes | None:
         path = self._path(key)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except (FileNotFoundError, NotADirectoryError):
+            return read_regular(path, _MOST, start)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
             raise trouble("read", path, error) from error
-        try:
-            if start:
-                os.lseek(fd, start, os.SEEK_SET)
-            data = block = os.read(fd, 1 << 16)
-            while len(block) >= 1 << 16:  # a short read of a regular file is its end
-                block = os.read(fd, _BLOCK)
-                data += block
-            return data
-        except IsADirectoryError:
-            return None
-        except OSError as error:
-            raise trouble("read", path, error) from error
-        finally:
-            os.close(fd)
 
     def put(self, key: str, data: bytes) -> None:
         path = self._path(key)
@@ -66,7 +59,7 @@ class LocalStore(Store):
             try:
                 os.rename(temp, path)
             except OSError:
-                os.unlink(temp)
+                _discard(temp)
                 raise
         except OSError as error:
             raise trouble("write", path, error) from error
@@ -76,18 +69,14 @@ class LocalStore(Store):
         try:
             temp = _stage(os.path.dirname(path), data)
             try:
-                os.link(temp, path)  # unlike rename, it never replaces; unlike O_EXCL, the content is there at once
+                return _link(temp, path) or _create_in_place(path, data)
             except FileExistsError:
+                _refuse_odd(path)
                 return False
-            except OSError as error:
-                if error.errno not in _NO_LINKS:
-                    raise
-                return _create_in_place(path, data)
             finally:
-                os.unlink(temp)
+                _discard(temp)
         except OSError as error:
             raise trouble("write", path, error) from error
-        return True
 
     def exists(self, key: str) -> bool:
         return os.path.isfile(self._path(key))
@@ -134,14 +123,16 @@ class LocalStore(Store):
         except OSError:
             now = time.time()  # a reader without the right to write still gets an answer
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = open_regular(path)
             try:
                 return max(0.0, now - os.fstat(fd).st_mtime)
             finally:
                 os.close(fd)
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
         except OSError as error:
+            if error.errno in _NO_FILE:
+                return None
             raise trouble("read", path, error) from error
 
     def delete(self, key: str) -> None:
@@ -161,7 +152,7 @@ class LocalStore(Store):
                 _copy(path, temp)
                 os.rename(temp, target)
             except OSError:
-                os.unlink(temp)
+                _discard(temp)
                 raise
         except OSError as error:
             raise trouble("write", target, error) from error
@@ -176,7 +167,7 @@ class LocalStore(Store):
                 _copy(source, temp)
                 os.rename(temp, path)
             except OSError:
-                os.unlink(temp)
+                _discard(temp)
                 raise
         except OSError as error:
             raise trouble("write", path, error) from error
@@ -185,7 +176,7 @@ class LocalStore(Store):
     def stream(self, key: str) -> Iterator[bytes]:
         path = self._path(key)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             try:
                 while block := os.read(fd, _BLOCK):
                     yield block
@@ -198,6 +189,16 @@ class LocalStore(Store):
 
     def url_of(self, key: str) -> str:
         return self._path(key)
+
+
+def _refuse_odd(path: str) -> None:
+    """Refuse what holds a key and is no object: no reader would ever see a record there."""
+    try:
+        kind = os.lstat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(kind):
+        raise UserError(f"{path} is no file, but a record belongs there; a step must have put it there: remove it")
 
 
 def make_folder(path: str) -> None:
@@ -229,9 +230,37 @@ def _stage(folder: str, data: bytes) -> str:
         finally:
             os.close(fd)
     except OSError:
-        os.unlink(path)
+        _discard(path)
         raise
     return path
+
+
+def _discard(temp: str) -> None:
+    """Remove a staged file if that is possible: it is hidden, so what was done with it counts all the same."""
+    try:
+        os.unlink(temp)
+    except OSError:
+        pass
+
+
+def _link(temp: str, path: str) -> bool:
+    """Give a staged file its name if that is free, and return whether this file system has hard links.
+
+    Unlike rename, a link never replaces; unlike ``O_EXCL``, the content is there at once.
+
+    Raises:
+        FileExistsError: the name is taken.
+
+    Source: open(2), on ``O_EXCL`` and NFS: the answer to a link that was made may be lost, so the count of links tells.
+    """
+    try:
+        os.link(temp, path)
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            return False
+        if os.stat(temp).st_nlink < 2:
+            raise
+    return True
 
 
 def _write(fd: int, data: bytes) -> None:
@@ -250,9 +279,13 @@ def _create_in_place(path: str, data: bytes) -> bool:
     except FileExistsError:
         return False
     try:
-        _write(fd, data)
-    finally:
-        os.close(fd)
+        try:
+            _write(fd, data)
+        finally:
+            os.close(fd)
+    except OSError:
+        _discard(path)  # half an object would hold its key
+        raise
     return True
 
 
@@ -268,7 +301,7 @@ def _server_time(folder: str) -> float:
 
 
 def _copy(source: str, target: str) -> None:
-    inlet = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    inlet = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         outlet = os.open(target, os.O_WRONLY | os.O_CLOEXEC)
         try:

@@ -192,16 +192,21 @@ def read_run(store: Store, run: str) -> dict[str, Any] | None:
     return read_json(store, keys.run_record(keys.check_run_id(run)))
 
 
-def write_run(store: Store, run: str, record: Mapping[str, Any]) -> None:
-    """Write a run's own record, replacing the one before.
+def write_run(store: Store, run: str, record: Mapping[str, Any], *, is_new: bool = False) -> bool:
+    """Write a run's own record, replacing the one before, and return whether that was done.
 
     Args:
         store: where the run lives.
         run: the run id.
         record: ``name``, ``config`` (the resolved config's sha256), ``started`` (RFC 3339), ``state`` (``running`` or a
             class), …
+        is_new: replace none; of many that try at once, one does it.
     """
-    store.put(keys.run_record(keys.check_run_id(run)), wire.dumps({**record, "version": 1, "run": run}).encode())
+    key, data = keys.run_record(keys.check_run_id(run)), wire.dumps({**record, "version": 1, "run": run}).encode()
+    if is_new:
+        return store.create(key, data)
+    store.put(key, data)
+    return True
 
 
 def put_config(store: Store, config: Mapping[str, Any]) -> str:

@@ -23,13 +23,19 @@ if TYPE_CHECKING:
 
 
 def runs_of(store: Store, name: str) -> list[dict[str, Any]]:
-    """Return the records of all runs of the pipeline ``name``, the newest last."""
+    """Return the records of all runs of the pipeline ``name``, the newest last.
+
+    Of a run that was submitted and whose driver has not written its record yet, what its handle says.
+    """
 
     def read(run: str) -> dict[str, Any] | None:
         try:
-            return records.read_run(store, run)
+            record = records.read_run(store, run)
+            if record is None and (handle := records.read_handle(store, run)) is not None:
+                record = {"run": run, "name": handle.get("name"), "started": handle.get("submitted")}
         except errors.UsageError:
             return None  # a name that is no run id
+        return record
 
     runs = [run for run in each(store, read, records.runs(store)) if run and run.get("name") == name]
     return sorted(runs, key=lambda run: str(run.get("started")))

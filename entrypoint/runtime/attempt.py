@@ -1,109 +1,227 @@
 """One attempt of one step, from its claim to its record; alone in a container, or beside others of a local run.
 
-A `Task` is claimed; what is `Claimed` is given its inputs, found in the cache or launched; what is `Running` is judged. However
-far it came, it ends in `_close`.
+A `Task` is claimed; what is `Claimed` is given its inputs, and found in the cache or launched; once its process is gone, it is
+judged. However far it came, and whatever was raised on the way, it ends in `_close`.
+
+All of it is done in a thread of its own, so that no store, server or disk that is slow holds up the main thread, which alone
+serves signals, output, deadlines and heartbeats. A thread that doesn't answer a stop is left to itself.
 """
 
 from __future__ import annotations
 
+import _thread
 import os
+from time import monotonic
 
 from backends import outcome
-from backends.errors import PlacementError, Terminated, ZenRunnerError
+from backends.errors import DuplicateError, PlacementError, ZenRunnerError
+from backends.files import remove_tree
 from backends.store.cache import cache_put
 from backends.store.claims import AlreadyDone
 from entrypoint.runtime import cached, command, verdict
+from entrypoint.runtime.aside import left_behind
+from entrypoint.runtime.blame import CLAIM, PREPARE, PUBLISH, STORE, blame
+from entrypoint.runtime.claimed import LOOK_AGAIN
 from entrypoint.runtime.inputs import Inputs
+from entrypoint.runtime.stop import SLACK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from backends.store.records import Record
-    from entrypoint.runtime.child import Process
     from entrypoint.runtime.claimed import Claimed, Task
+    from entrypoint.runtime.gpu.claim import Claim
 
 
-class Running:
-    """An attempt whose process runs, or has ended: the supervisor tells."""
+class Attempt:
+    """One attempt; ``begin`` starts it, and `record` is its end.
 
-    def __init__(self, claimed: Claimed, inputs: Inputs, process: Process) -> None:
-        self.name = claimed.task.name
-        self.process = process
-        self._claimed = claimed
-        self._inputs = inputs
+    Args:
+        task: the step.
+
+    Attributes:
+        name: the step's.
+        record: None until the attempt is over; the supervisor is woken then.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.name = task.name
+        self.record: Record | None = None
+        self._task = task
+        self._stop = task.stop
+        self._claimed: Claimed | None = None
+        self._gpus: Claim | None = None
+        self._no_gpus: ZenRunnerError | None = None
+        self._phase = CLAIM
+        self._end: Record | None = None  # the record on its way to the store
+        self._may_close = _thread.allocate_lock()  # whoever has it writes the record: the thread, or who gave it up
+
+    def reserve_gpus(self) -> None:
+        """Take the devices that the step asks for; what stands against it is told once the step is claimed."""
+        needs, run = self._task.step["resources"], self._task.run
+        if needs["gpu"] and self._gpus is None and self._no_gpus is None:
+            from entrypoint.runtime.gpu.claim import Claim
+
+            try:
+                self._gpus = Claim(self.name, needs, *run.visible_gpus(self.name), run.environ, run.gpus)
+            except ZenRunnerError as error:
+                self._no_gpus = error
+
+    def begin(self) -> None:
+        """Start, in a thread of its own."""
+        try:
+            _thread.start_new_thread(self._run, ())
+        except RuntimeError as error:
+            self.record = self._blame(error)
 
     def stop(self) -> None:
-        """Ask the process to end; its grace period begins."""
-        self.process.stop("terminated")
+        """Ask it to stop; the grace period of a process begins."""
+        self._stop.ask()
+        if self._claimed is not None and self._claimed.meter.process is not None:
+            self._claimed.meter.process.stop("terminated")
 
-    def finish(self) -> Record:
-        """Publish what the ended process left, and return its record."""
+    def look(self) -> float | None:
+        """Give up on a thread that doesn't answer; return the time of the monotonic clock at which to look again, if any."""
         claimed = self._claimed
+        process = claimed.meter.process if claimed is not None else None
+        if self.record is not None or (process is not None and not process.is_gone):
+            return None
+        due, end = self._stop.due(), self._stop.end()
+        if end is not None and monotonic() >= end:
+            left_behind.append(self.name)
+            self._over(self._unstored())
+            return None
+        if due is None or self._may_close.locked():
+            return end
+        if monotonic() < due + SLACK:
+            return due + SLACK if end is None else min(due + SLACK, end)
         try:
-            record = verdict.judge(claimed, self._inputs, self.process)
+            self._stop.check()
         except ZenRunnerError as error:
-            record = claimed.record(error.outcome_class, str(error), error.exit_code)
-        except OSError as error:
-            record = claimed.record(outcome.INFRA, f"could not publish the step's outputs: {error}")
-        return _close(claimed, record)
+            if self._may_close.acquire(False):
+                left_behind.append(self.name)
+                _thread.start_new_thread(self._end_with, (claimed, self._blame(error)))
+        return end
 
+    def _run(self) -> None:
+        record = self._carry_out()
+        if self._may_close.acquire(False):
+            self._close(record)
+        elif self._claimed is not None:
+            self._claimed.silent()  # it was given up on, perhaps before it had claimed
 
-def start(task: Task) -> Running | Record:
-    """Claim a step and start its process; return a record instead where it is over before it began."""
-    try:
-        claimed = task.claim()
-    except AlreadyDone as done:
-        return done.record
-    except ZenRunnerError as error:
-        return task.record(error.outcome_class, str(error), error.exit_code)
-    try:
-        inputs = _prepare(claimed)
-        record = cached.look(claimed, inputs) if task.step["cache"] else None
-        if record is None:
-            return Running(claimed, inputs, command.launch(claimed, inputs))
-    except ZenRunnerError as error:
-        record = claimed.record(error.outcome_class, str(error), error.exit_code)
-    except OSError as error:
-        record = claimed.record(outcome.INFRA, f"could not prepare the step: {error}")
-    return _close(claimed, record)
-
-
-def _prepare(claimed: Claimed) -> Inputs:
-    """Check what the step needs, and fetch its inputs."""
-    _check_placement(claimed)
-    if claimed.task.supervisor.stopped_by is not None:
-        raise Terminated("stopped before the step began")
-    for folder in (claimed.scratch, claimed.file("out")):
+    def _carry_out(self) -> Record:
+        """Return how the attempt ended, whatever is raised on the way."""
         try:
-            os.mkdir(folder, 0o755)
-        except FileExistsError:
-            pass
-    inputs = Inputs(claimed)
-    inputs.fetch()
-    return inputs
+            self._stop.check()
+            claimed = self._claimed = self._claim()
+            self._phase = PREPARE
+            self._stop.enter("to fetch its inputs")
+            self._stop.check()
+            inputs = self._prepare(claimed)
+            record = cached.look(claimed, inputs) if self._task.step["cache"] else None
+            if record is not None:
+                return record
+            self._stop.check()
+            process = command.launch(claimed, inputs)
+            self._stop.enter("to end", has_grace=True, has_timeout=False)  # its process has a timeout of its own
+            if self._stop.end() is not None:  # it was asked for after the last look and before the process was known
+                process.stop("terminated")
+            process.wait()
+            self._phase = PUBLISH
+            self._stop.enter("to publish its outputs", has_grace=True)
+            return verdict.judge(claimed, inputs, process)
+        except AlreadyDone as done:
+            return done.record
+        except BaseException as error:  # noqa: BLE001 - it must end the attempt, for whose record somebody waits
+            return self._blame(error)
 
+    def _claim(self) -> Claimed:
+        """Claim the step; while another holds it of whom nobody knows yet whether it lives, wait and look again."""
+        while (claimed := self._task.claim()) is None:
+            self._stop.wait(LOOK_AGAIN)
+        return claimed
 
-def _check_placement(claimed: Claimed) -> None:
-    task, run = claimed.task, claimed.task.run
-    needs = task.step["resources"]
-    if needs["memory"]:
-        limit = run.group.limit() if run.group is not None else None
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if limit is not None:
-            memory = min(memory, limit)
-        if needs["memory"] > memory:
-            raise PlacementError(
-                f"steps.{task.name}.resources.memory asks for {needs['memory']} bytes, and there are {memory} here"
-            )
-    if needs["gpu"]:
-        from entrypoint.runtime.gpu.claim import Claim
+    def _blame(self, error: BaseException) -> Record:
+        task = self._task
+        kind, message, code = blame(error, self._phase, task.run.config, task.run.environ)
+        claimed = self._claimed
+        return task.record(kind, message, code) if claimed is None else claimed.record(kind, message, code)
 
-        claimed.meter.gpus = Claim(task.name, needs, *run.visible_gpus(task.name), run.environ, run.gpus)
+    def _prepare(self, claimed: Claimed) -> Inputs:
+        """Check what the step needs, and fetch its inputs."""
+        self._check_placement(claimed)
+        for folder in (claimed.scratch, claimed.file("out")):
+            try:
+                os.mkdir(folder, 0o755)
+            except FileExistsError:
+                pass
+        inputs = Inputs(claimed)
+        inputs.fetch()
+        return inputs
+
+    def _check_placement(self, claimed: Claimed) -> None:
+        needs, group = self._task.step["resources"], self._task.run.group
+        if needs["memory"]:
+            limit = group.limit() if group is not None else None
+            memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+            if limit is not None:
+                memory = min(memory, limit)
+            if needs["memory"] > memory:
+                raise PlacementError(
+                    f"steps.{self.name}.resources.memory asks for {needs['memory']} bytes, and there are {memory} here"
+                )
+        self.reserve_gpus()
+        if self._no_gpus is not None:
+            raise self._no_gpus
+        claimed.meter.gpus = self._gpus
+
+    def _end_with(self, claimed: Claimed | None, record: Record) -> None:
+        """Write the record; from whichever thread has the right to."""
+        self._end = record
+        self._release_gpus(claimed)
+        self._over(record if claimed is None else self._closed(claimed, record))
+
+    def _close(self, record: Record) -> None:
+        self._phase = STORE
+        self._stop.enter("to store its record", has_grace=True, has_timeout=False)
+        self._end_with(self._claimed, record)
+
+    def _release_gpus(self, claimed: Claimed | None) -> None:
+        """Let other steps have devices that the attempt never came to use; `_close` sees to others."""
+        if self._gpus is not None and (claimed is None or claimed.meter.gpus is None):
+            self._gpus.release()
+            self._gpus = None
+
+    def _closed(self, claimed: Claimed, record: Record) -> Record:
+        """Return the attempt's record once it is stored; one that can't be is replaced by one that says why."""
+        try:
+            return _close(claimed, record)
+        except BaseException as error:  # noqa: BLE001 - somebody waits for the record
+            record = self._blame(error)
+        try:
+            return _close(claimed, record)
+        except BaseException:  # noqa: BLE001 - the first failure is the one to tell
+            return record
+
+    def _unstored(self) -> Record:
+        """Return the record of an attempt that was stopped, and whose record did not get into the store in time."""
+        record = self._end
+        if record is None or record["class"] == outcome.SUCCESS:
+            number, claimed = outcome.code_of(outcome.TERMINATED), self._claimed
+            message = "stopped before its record could be stored"
+            of = self._task if claimed is None else claimed
+            return of.record(outcome.TERMINATED, message, number)
+        return {**record, "message": f"{record['message']} (and its record could not be stored in time)"}
+
+    def _over(self, record: Record) -> None:
+        if self.record is None:
+            self.record = record
+            self._task.supervisor.wake()
 
 
 def _close(claimed: Claimed, record: Record) -> Record:
     """Write the record last, when all else is in the store, and clean up."""
     run, meter, process = claimed.task.run, claimed.meter, claimed.meter.process
-    claimed.silent()
     if claimed.framework is not None:
         from entrypoint.runtime import processing
 
@@ -122,7 +240,7 @@ def _close(claimed: Claimed, record: Record) -> Record:
         if claimed.cache_key is not None and record["class"] == outcome.SUCCESS and record["cached_from"] is None:
             cache_put(run.store, claimed.cache_key, record)
     except ZenRunnerError as error:
-        if record["class"] == outcome.SUCCESS:
+        if record["class"] == outcome.SUCCESS or isinstance(error, DuplicateError):
             record = {**record, "class": error.outcome_class, "exit_code": error.exit_code, "message": str(error)}
         else:
             record["message"] += f" (and its record could not be stored: {error})"
@@ -135,7 +253,7 @@ def _close(claimed: Claimed, record: Record) -> Record:
 
 
 def _remove(folder: str) -> None:
-    """Remove the scratch directory; the usual few entries by hand, since shutil costs a quarter of an interpreter's start."""
+    """Remove the scratch directory; the usual few entries by hand, and whatever else there is with more care."""
     try:
         for name in os.listdir(folder):
             path = os.path.join(folder, name)
@@ -147,6 +265,4 @@ def _remove(folder: str) -> None:
     except FileNotFoundError:
         return
     except OSError:
-        import shutil
-
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import sys
 from time import monotonic
@@ -39,6 +40,7 @@ class Process:
         status: None while it runs, then 0..255, or 128 + N if signal N ended it (``signal`` is N then).
         reason: who ended it: None for itself, else what `stop` was given, or ``timeout``.
         tree: what its processes use, once that was looked at.
+        is_gone: nothing is left of it.
     """
 
     def __init__(
@@ -60,6 +62,19 @@ class Process:
         self._deadline = None if timeout is None else self.started + timeout
         self._kill_at: float | None = None
         self._drain_until: float | None = None
+        self.is_gone = False
+        self._gone = _thread.allocate_lock()
+        self._gone.acquire()
+
+    def wait(self) -> None:
+        """Wait until nothing is left of it; in any thread but the one that watches it."""
+        with self._gone:
+            pass
+
+    def gone(self) -> None:
+        """Note that nothing is left of it."""
+        self.is_gone = True
+        self._gone.release()
 
     def is_left_alone(self) -> bool:
         """Return whether it runs, and nobody has asked it to end."""

@@ -6,12 +6,13 @@ import os
 from time import monotonic
 
 from backends import outcome
-from backends.errors import ZenRunnerError
+from backends.errors import InfraError, Terminated, ZenRunnerError
 from backends.process import utc
 from backends.store import claims, keys, records
 from entrypoint.runtime.logs import Log, Uploader
 from entrypoint.runtime.meter import Meter
 from entrypoint.runtime.run import kind_of
+from entrypoint.runtime.stop import Stop
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from entrypoint.runtime.child import Process
     from entrypoint.runtime.run import Run
     from entrypoint.runtime.supervise import Supervisor
+
+LOOK_AGAIN = 1.0  # seconds between two looks at another's attempt
+_STOPPED = "stopped while it watched whether another attempt at the step still lives"
+PUBLISH_FOR = 30.0  # seconds in which a result that could not be stored is tried again
 
 
 class Task:
@@ -54,6 +59,9 @@ class Task:
         self.output = output
         self.memory = memory
         self.alone = alone
+        self.stop = Stop(supervisor, self.step)
+        self._candidate: claims.Candidate | None = None
+        self._scratch: str | None = None  # where the store's own folder can't be one
         self._started = utc()
         self._began = monotonic()
 
@@ -88,27 +96,52 @@ class Task:
         record["image"] = self.run.image_digest
         return record
 
-    def claim(self) -> Claimed:
+    def claim(self) -> Claimed | None:
         """Make this process the owner of the step.
+
+        Returns:
+            The step as this process owns it. None while another holds it of whom nobody knows yet whether it lives: ask again
+            about once a second.
 
         Raises:
             AlreadyDone: there is nothing to do.
             DuplicateError: another live attempt holds the step.
             InfraError: the store could not be reached.
+            Terminated: a stop signal came while this waited for another.
         """
+        if self._candidate is None:
+            self._refuse_retry()
+            self._candidate = claims.Candidate(self.run.store, self.run.run, self.name, self._owner())
+        try:
+            if self._candidate.is_waiting and self.stop.is_due():
+                raise Terminated(_STOPPED)
+            attempt = self._candidate.claim()
+        except BaseException:
+            self._forget_scratch()
+            raise
+        if attempt is None:
+            return None
+        store = self.run.store
+        return Claimed(self, attempt, self._scratch or store.url_of(keys.scratch(*attempt.place)))
+
+    def _owner(self) -> dict[str, Any]:
+        """Return what the claim says beside who makes it."""
         run = self.run
-        self._refuse_retry()
         owner: dict[str, Any] = {"config": run.sha, "platform": run.platform}
         if run.group is not None:
             owner["cgroup"] = run.group.path
             owner["oom_kill"] = run.group.oom_kills()
-        if run.store.root is not None:
-            attempt = claims.claim(run.store, run.run, self.name, owner)
-            return Claimed(self, attempt, os.path.join(run.store.root, keys.scratch(*attempt.place)))
-        import tempfile
+        if run.store.root is None:
+            import tempfile
 
-        owner["scratch"] = scratch = tempfile.mkdtemp(prefix="zen-runner-")
-        return Claimed(self, claims.claim(run.store, run.run, self.name, owner), scratch)
+            owner["scratch"] = self._scratch = tempfile.mkdtemp(prefix=keys.SCRATCH)
+        return owner
+
+    def _forget_scratch(self) -> None:
+        """Remove the scratch directory that was made for a claim which did not come about."""
+        if self._scratch is not None:
+            os.rmdir(self._scratch)
+            self._scratch = None
 
     def _refuse_retry(self) -> None:
         """End as the last attempt did where the platform repeats any that failed, and this one should not be repeated.
@@ -127,7 +160,7 @@ class Task:
 
 
 class Claimed:
-    """A step that this process owns; it says that it lives until it is `silent`.
+    """A step that this process owns; it says that it lives until its end is published.
 
     Args:
         task: the step.
@@ -175,22 +208,41 @@ class Claimed:
         self.task.output(stream, data)
         (self._uploader or self._log).write(data)
 
-    def silent(self) -> None:
-        """Say no more that this attempt lives."""
-        self.task.supervisor.unbeat(self._tick)
-
     def publish(self, record: Record) -> None:
-        """Bring the rest of the log into the store, and the record last.
+        """Bring the rest of the log into the store, and the record last; the attempt beats meanwhile, and no more thereafter.
+
+        What is finished is worth some patience: if the store does not take it, it is asked again for half a minute.
 
         Raises:
             DuplicateError: the attempt was declared dead before.
             InfraError: the store could not be written.
         """
+        until = monotonic() + PUBLISH_FOR
+        pause = 0.5
+        try:
+            while True:
+                try:
+                    self._publish(record)
+                    return
+                except InfraError:
+                    if monotonic() + pause > until or self.task.stop.is_due():
+                        raise
+                self.task.stop.wait(pause)
+                pause = min(4.0, 2 * pause)
+        finally:
+            if self._uploader is not None:
+                self._uploader.close()
+            self.silent()
+
+    def silent(self) -> None:
+        """Say no more that this attempt lives."""
+        self.task.supervisor.unbeat(self._tick)
+
+    def _publish(self, record: Record) -> None:
+        if self._uploader is not None:
+            self._uploader.flush()
         if self._log.lost is not None:
             record["log_lost"] = str(self._log.lost)
-        if self._uploader is not None:
-            self._uploader.close()
-            self._uploader.flush()
         self.attempt.finish(record)
 
     def _beat(self) -> None:

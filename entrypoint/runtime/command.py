@@ -49,6 +49,7 @@ def launch(claimed: Claimed, inputs: Inputs) -> Process:
             find_program(argv[0], env.get("PATH", os.defpath))
             argv = ["/bin/sh", "-c", 'echo $$ >"$0" && exec "$@"', child.procs, *argv]
     claimed.meter.enter(group)
+    task.stop.check()
     timeout, grace = task.step["timeout"], task.step["grace_period"]
     try:
         process = task.supervisor.spawn(argv, env, output=claimed.print, timeout=timeout, grace=grace)

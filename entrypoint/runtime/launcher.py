@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from time import monotonic
 
 from backends import outcome
-from entrypoint.runtime.attempt import Running, start
-from entrypoint.runtime.child import Process
+from entrypoint.runtime.aside import LONG
+from entrypoint.runtime.attempt import Attempt
 from entrypoint.runtime.claimed import Task
 from entrypoint.runtime.run import Run
 from entrypoint.runtime.supervise import Supervisor
+from entrypoint.runtime.watchdog import Watchdog
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,7 +52,10 @@ class LocalLauncher:
         self._run.enter()
         self._output = output
         self._supervisor = Supervisor(also_stop=(signal.SIGHUP,))
-        self._running: dict[Process, Running] = {}
+        grace = max(float(step["grace_period"] or 0) for step in config["steps"].values())
+        self._watchdog = Watchdog(self._supervisor, run, grace)
+        self._running: list[Attempt] = []
+        self._woken = False
         self._over: list[Record] = []
         self._waiting: list[tuple[str, int | None]] = []  # for GPUs that running steps have
 
@@ -64,6 +69,7 @@ class LocalLauncher:
 
     def wake(self) -> None:
         """Make ``wait`` return; from any thread."""
+        self._woken = True
         self._supervisor.wake()
 
     def start(self, step: str, memory: int | None) -> None:
@@ -78,17 +84,32 @@ class LocalLauncher:
         def output(stream: int, data: bytes) -> None:
             self._output(step, stream, data)
 
-        begun = start(Task(self._run, step, self._supervisor, output, memory=memory, alone=False))
-        if isinstance(begun, Running):
-            self._running[begun.process] = begun
-        else:
-            self._over.append(begun)
+        attempt = Attempt(Task(self._run, step, self._supervisor, output, memory=memory, alone=False))
+        attempt.reserve_gpus()  # here, one step after the other, or two would take the same
+        self._running.append(attempt)
+        attempt.begin()
 
     def wait(self, timeout: float | None) -> list[Record]:
-        """Return the records of attempts that ended; an empty list when time is up or a stop signal came."""
+        """Return the records of attempts that ended; an empty list when time is up, or a stop signal or `wake` came."""
+        until = None if timeout is None else monotonic() + timeout
+        stopped = self.stop_requested()
+        while True:
+            looks = [look for attempt in self._running if (look := attempt.look()) is not None]
+            over = self._take_over()
+            if over or self._woken or self.stop_requested() != stopped or (until is not None and monotonic() >= until):
+                self._woken = False
+                return over
+            if until is not None:
+                looks.append(until)
+            self._supervisor.poll(max(0.0, min(looks) - monotonic()) if looks else LONG)
+
+    def _take_over(self) -> list[Record]:
+        """Take the records that are there, and start what waited for the ended steps' GPUs."""
         over, self._over = self._over, []
-        for process in self._supervisor.poll(0.0 if over else timeout):
-            over.append(self._running.pop(process).finish())
+        for attempt in list(self._running):
+            if attempt.record is not None:
+                self._running.remove(attempt)
+                over.append(attempt.record)
         if over and self._waiting:
             waiting, self._waiting = self._waiting, []
             for step, memory in waiting:
@@ -109,7 +130,7 @@ class LocalLauncher:
 
     def stop(self, step: str | None = None) -> None:
         """Ask one step, or all, to end."""
-        for attempt in list(self._running.values()):
+        for attempt in self._running:
             if step is None or attempt.name == step:
                 attempt.stop()
         for item in list(self._waiting):
@@ -126,4 +147,5 @@ class LocalLauncher:
         self.stop()
         while self._running:
             self.wait(1.0)
+        self._watchdog.close()
         self._supervisor.close()

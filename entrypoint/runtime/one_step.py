@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from time import monotonic
 
-from backends import outcome, wire
-from backends.errors import ConfigError, ZenRunnerError
+from backends import outcome
+from backends.errors import ZenRunnerError
 from backends.store import keys, open_store, records
-from entrypoint.runtime.attempt import Running, start
+from entrypoint.runtime.aside import LONG, aside
+from entrypoint.runtime.attempt import Attempt
+from entrypoint.runtime.blame import PREPARE, blame
 from entrypoint.runtime.claimed import Task
 from entrypoint.runtime.identity import identity, member, with_arguments
 from entrypoint.runtime.last_words import last_words
@@ -18,6 +21,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
+
+    from backends.store.records import Record
 
     Config = dict[str, Any]
 
@@ -40,9 +45,10 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
         supervisor.write(stream, data)
         last[STDERR if same else stream] = data[-1:]
 
-    store = None
     name = run or identity(environ)[0]
-    try:
+
+    def prepare() -> Task:
+        nonlocal name, step
         step = member(config, step, environ)
         name = keys.check_run_id(name) if name else keys.new_run_id(config["name"])
         store = open_store(config["store"])
@@ -50,23 +56,20 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
             records.put_config(store, config)
         shared = Run(with_arguments(config, step, environ), sha, name, store, environ)
         shared.enter()
-        begun = start(Task(shared, step, supervisor, output))
-        if isinstance(begun, Running):
-            while begun.process not in supervisor.poll(None):
-                pass
-            begun = begun.finish()
-        record: Mapping[str, Any] = begun
+        return Task(shared, step, supervisor, output)
+
+    record: Mapping[str, Any]
+    try:
+        record = _attempt(aside(prepare, supervisor))
     except ZenRunnerError as error:
         record = _refusal(name, step, error.outcome_class, str(error))
-    except Exception as error:
-        if environ.get("ZEN_RUNNER_DEBUG"):
-            raise
-        supervisor.kill()
-        record = _surprise(config, error, name, step)
+    except BaseException as error:  # noqa: BLE001 - the last words must be said
+        record = _refusal(name, step, *blame(error, PREPARE, config, environ)[:2])
     line = last_words(record)
     if last[STDERR] != b"\n":
         line = "\n" + line
     supervisor.write(STDERR, line.encode())
+    supervisor.deafen()
     return int(record["exit_code"])
 
 
@@ -78,17 +81,14 @@ def _refusal(run: str | None, step: str, kind: str, message: str) -> dict[str, A
     }  # fmt: skip
 
 
-def _surprise(config: Config, error: Exception, run: str | None, step: str) -> dict[str, Any]:
-    """Return the record of a failure that nobody foresaw: most likely a config that says it is resolved, and is not."""
-    from backends.config import document, resolve
-
-    try:
-        doc = document.parse(wire.dumps(config).encode(), "the resolved config")
-        resolve.load(doc, base=os.getcwd(), name_default="pipeline", environ={})
-    except ConfigError as why:
-        return _refusal(run, step, outcome.CONFIG, str(why))
-    message = f"zen-runner itself failed, {type(error).__name__}: {error}; ZEN_RUNNER_DEBUG=1 shows where"
-    return _refusal(run, step, outcome.USER, message)
+def _attempt(task: Task) -> Record:
+    """Take an attempt to its end."""
+    attempt = Attempt(task)
+    attempt.begin()
+    while (record := attempt.record) is None:
+        look = attempt.look()
+        task.supervisor.poll(LONG if look is None else max(0.0, look - monotonic()))
+    return record
 
 
 def _same_file(one: int, other: int) -> bool:

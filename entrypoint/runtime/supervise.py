@@ -1,11 +1,13 @@
-"""Child processes under watch: one or many, each in its own process group, none left behind.
+"""Child processes under watch: one or many, each in its own session, none left behind.
 
-One loop does it all, without threads: it passes output through, notices the end, keeps deadlines, and turns signals into a
-stop of whole process groups. It works as PID 1 (then it also reaps orphans), under an init, and as an ordinary process.
+One loop in the main thread does it all: it passes output through, notices the end, keeps deadlines, and turns signals into a stop
+of whole process groups. What may take its time, such as a store, is for other threads, which start processes here. It works as
+PID 1 (then it also reaps orphans), under an init, and as an ordinary process.
 """
 
 from __future__ import annotations
 
+import _thread
 import os
 import select
 from time import monotonic
@@ -25,6 +27,7 @@ else:
 STDOUT, STDERR = 1, 2
 PIPE_BUF = 4096  # POSIX's PIPE_BUF on Linux: what poll() promises a writer can take without blocking
 KILL_WAIT = 5.0  # seconds that output may still come after SIGKILL, before pipes are closed on whoever holds them
+STOP_WAIT = 0.3  # seconds that a reader of ours which takes nothing is waited for once a stop signal came
 SAMPLE_AFTER = 1.0  # seconds until a step's use is looked at; a shorter one is none the slower for it
 _CAN_PEEK = hasattr(os, "waitid")  # not on macOS before Python 3.13
 # What is passed on to the step beside the stop signals, as tini and dumb-init do.
@@ -34,7 +37,7 @@ _RESET = tuple(number for number in (signal.SIGPIPE, getattr(signal, "SIGXFSZ", 
 
 
 class Supervisor:
-    """Starts processes and watches them; one a process of ours, used from the main thread.
+    """Starts processes, from any thread, and watches them in the main thread; one per process of ours.
 
     Args:
         also_stop: signals that stop everything, beside SIGTERM and SIGINT; others are only passed on.
@@ -48,18 +51,26 @@ class Supervisor:
                 break
             os.set_inheritable(null, True)
         self.stopped_by: int | None = None  # the first stop signal that came
+        self.stopped_at: float | None = None  # when, on the monotonic clock
+        self.is_impatient = False  # Ctrl-C came twice
+        self._spawning = _thread.allocate_lock()  # else init could reap a child before it is known
         self._processes: dict[int, Process] = {}
         self._is_init = os.getpid() == 1
         self._woken = False
         self._dead_streams: set[int] = set()
         self._beats: list[Callable[[], None]] = []
         self._sample_at: float | None = None
+        self._turns = 0  # of the loop
+        self._unheard: int | None = None  # the turn at which something lay in the pipe, at the last look of another thread
+        self._heard: set[int] = set()  # signals that another thread has noted; Python's handler will come to them
+        self._stops = {signal.SIGTERM, signal.SIGINT, *also_stop}
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
         self._previous: dict[int, Any] = {}
         self._previous_wake = signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         self._handle(signal.SIGCHLD, lambda number, frame: None)
+        self._handle(signal.SIGALRM, lambda number, frame: [beat() for beat in list(self._beats)])
         for number in (signal.SIGTERM, signal.SIGINT):
             self._handle(number, self._on_stop)
         for number in FORWARDED:
@@ -76,6 +87,11 @@ class Supervisor:
         os.close(self._wake_read)
         os.close(self._wake_write)
 
+    def deafen(self) -> None:
+        """Pass over what may still come: all is said, and the exit status is to be that of the record."""
+        for number in self._stops:
+            signal.signal(number, signal.SIG_IGN)
+
     def kill(self) -> None:
         """End all processes at once."""
         for process in list(self._processes.values()):
@@ -84,21 +100,18 @@ class Supervisor:
             self.poll(1.0)
 
     def beat(self, every: float, call: Callable[[], None]) -> None:
-        """Call something every so many seconds until ``unbeat``, also while this process is busy with a large file.
+        """Call something every so many seconds until ``unbeat``; from any thread.
 
         It runs in the main thread, between two of its steps, as a signal's handler; so it must be short.
         """
         self._beats.append(call)
         if len(self._beats) == 1:
-            self._handle(signal.SIGALRM, lambda number, frame: [beat() for beat in list(self._beats)])
             signal.setitimer(signal.ITIMER_REAL, every, every)
 
     def unbeat(self, call: Callable[[], None]) -> None:
-        """Call it no more."""
+        """Call it no more; the timer goes on, since another thread may just begin."""
         if call in self._beats:
             self._beats.remove(call)
-            if not self._beats:
-                signal.setitimer(signal.ITIMER_REAL, 0)
 
     def spawn(
         self,
@@ -109,7 +122,7 @@ class Supervisor:
         timeout: float | None = None,
         grace: float = 30.0,
     ) -> Process:
-        """Start a program in the working directory, in a process group of its own, with no stdin.
+        """Start a program in the working directory, in a session of its own, with no stdin and no terminal.
 
         Args:
             argv: the program and its arguments; the program is looked up in ``env``'s PATH.
@@ -124,20 +137,25 @@ class Supervisor:
         program = find_program(argv[0], env.get("PATH", os.defpath))
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
+        os.set_blocking(out_read, False)
+        os.set_blocking(err_read, False)
         try:
-            pid = os.posix_spawn(
-                program,
-                list(argv),
-                dict(env),
-                file_actions=[
-                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, out_write, STDOUT),
-                    (os.POSIX_SPAWN_DUP2, err_write, STDERR),
-                ],
-                setpgroup=0,
-                setsigmask=(),
-                setsigdef=_RESET,
-            )
+            with self._spawning:
+                pid = os.posix_spawn(
+                    program,
+                    list(argv),
+                    dict(env),
+                    file_actions=[
+                        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                        (os.POSIX_SPAWN_DUP2, out_write, STDOUT),
+                        (os.POSIX_SPAWN_DUP2, err_write, STDERR),
+                    ],
+                    setsid=True,  # a step that reads the terminal would be stopped by the kernel, and sleep for ever
+                    setsigmask=(),
+                    setsigdef=_RESET,
+                )
+                process = Process(pid, {out_read: STDOUT, err_read: STDERR}, output, timeout, grace)
+                self._processes[pid] = process
         except BaseException:
             os.close(out_read)
             os.close(err_read)
@@ -145,23 +163,49 @@ class Supervisor:
         finally:
             os.close(out_write)
             os.close(err_write)
-        os.set_blocking(out_read, False)
-        os.set_blocking(err_read, False)
-        process = Process(pid, {out_read: STDOUT, err_read: STDERR}, output, timeout, grace)
-        self._processes[pid] = process
         if self._sample_at is None:
             self._sample_at = process.started + SAMPLE_AFTER
         if self.stopped_by is not None:  # the signal came between the caller's last look and now
             process.stop("terminated")
+        self._nudge()
         return process
 
     def wake(self) -> None:
         """Make a ``poll`` with a timeout return at once, this one or the next; from any thread."""
         self._woken = True
+        self._nudge()
+
+    def _nudge(self) -> None:
+        """Have the loop look at everything anew."""
         try:
             os.write(self._wake_write, b"\0")
         except OSError:
             pass  # it is full, or closed: nobody waits
+
+    def hear(self) -> None:
+        """Note stop signals that the main thread leaves unheard, being in a call that does not return; asked often by a thread.
+
+        The kernel's handler writes their numbers into the pipe at once; Python's runs in the main thread alone.
+        """
+        poller = select.poll()
+        poller.register(self._wake_read, select.POLLIN)
+        unheard = self._turns if poller.poll(0) else None
+        before, self._unheard = self._unheard, unheard
+        if unheard is None or unheard != before:
+            return  # nothing is there, or the main thread has come round since the last look
+        try:
+            numbers = os.read(self._wake_read, 4096)
+        except OSError:
+            return
+        self._nudge()
+        for number in self._stops.intersection(numbers):
+            self._on_stop(number, None)
+            self._heard.add(number)
+
+    def kill_groups(self) -> None:
+        """Kill all processes without waiting for their end; from any thread."""
+        for process in list(self._processes.values()):
+            process.signal_group(signal.SIGKILL)
 
     def poll(self, timeout: float | None = None) -> list[Process]:
         """Wait until processes end, and return them.
@@ -184,19 +228,20 @@ class Supervisor:
         A reader that has gone away is no error: the bytes are in the step's log.
         """
         view = memoryview(data)
-        gave_up = None
+        idle_since = monotonic()
         poller = select.poll()
         poller.register(fd, select.POLLOUT)
         while view and fd not in self._dead_streams:
-            if not poller.poll(200):
+            if not poller.poll(100):
                 self._signals_and_deadlines()
-                running = any(process.is_left_alone() for process in self._processes.values())
-                gave_up = None if running else gave_up or monotonic() + KILL_WAIT
-                if gave_up is not None and monotonic() > gave_up:
+                if self.stopped_by is None and any(process.is_left_alone() for process in list(self._processes.values())):
+                    idle_since = monotonic()
+                elif monotonic() > idle_since + (KILL_WAIT if self.stopped_by is None else STOP_WAIT):
                     self._dead_streams.add(fd)  # everything is over but a reader that reads nothing
                 continue
             try:
                 view = view[os.write(fd, view[:PIPE_BUF]) :]
+                idle_since = monotonic()
             except BlockingIOError:
                 continue  # somebody made the stream non-blocking; poll will tell
             except OSError:
@@ -206,11 +251,16 @@ class Supervisor:
         self._previous.setdefault(number, signal.signal(number, handler))
 
     def _on_stop(self, number: int, frame: object) -> None:
-        again = self.stopped_by is not None and number == signal.SIGINT  # Ctrl-C twice: no more patience
+        if number in self._heard:
+            self._heard.remove(number)
+            return
         if self.stopped_by is None:
+            self.stopped_at = monotonic()
             self.stopped_by = number
+        elif number == signal.SIGINT:
+            self.is_impatient = True
         for process in list(self._processes.values()):
-            process.stop("terminated", number, now=again)
+            process.stop("terminated", number, now=self.is_impatient)
 
     def _on_other(self, number: int, frame: object) -> None:
         for process in list(self._processes.values()):
@@ -223,7 +273,7 @@ class Supervisor:
         poller.register(self._wake_read, select.POLLIN)
         owner: dict[int, Process] = {}
         deadlines = [at for at in (until, self._sample_at) if at is not None]
-        for process in self._processes.values():
+        for process in list(self._processes.values()):
             for fd in process.fds:
                 poller.register(fd, select.POLLIN)
                 owner[fd] = process
@@ -237,6 +287,7 @@ class Supervisor:
         return self._ends()
 
     def _signals_and_deadlines(self) -> None:
+        self._turns += 1
         try:
             os.read(self._wake_read, 4096)
         except BlockingIOError:
@@ -250,7 +301,7 @@ class Supervisor:
 
     def _sample(self, now: float) -> float | None:
         """Look at what the running processes use; return when to look again, None once none is running."""
-        running = {pid: process.tree for pid, process in self._processes.items() if process.status is None}
+        running = {pid: process.tree for pid, process in list(self._processes.items()) if process.status is None}
         if not running:
             return None
         from entrypoint.runtime import usage
@@ -261,7 +312,12 @@ class Supervisor:
         return now + pause
 
     def _reap(self) -> None:
-        pids = [-1] if self._is_init else [pid for pid, process in self._processes.items() if process.status is None]
+        if self._is_init:
+            with self._spawning:
+                return self._reap_of([-1])
+        return self._reap_of([pid for pid, process in list(self._processes.items()) if process.status is None])
+
+    def _reap_of(self, pids: list[int]) -> None:
         for wanted in pids:
             while True:
                 io = None
@@ -292,5 +348,6 @@ class Supervisor:
         for pid, process in list(self._processes.items()):
             if process.is_over():
                 del self._processes[pid]  # at once: output of the next may be slow to pass on, and signals are served meanwhile
+                process.gone()
                 over.append(process)
         return over

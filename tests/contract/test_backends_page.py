@@ -20,7 +20,8 @@ from typing import Any
 
 import pytest
 
-from tests.contract.suite import OrchestratorContract
+from backends.base import OrchestratorBaseBackend
+from tests.contract.suite import DrivenSubmission, MachineSubmission, ParallelContract, PipelineContract
 from tests.emulators import slurm
 from tests.support import configs, running
 from tests.support.waiting import wait_until
@@ -59,11 +60,11 @@ HOME = install(Path(tempfile.mkdtemp(prefix="zen-runner-page-")))
 atexit.register(shutil.rmtree, HOME, ignore_errors=True)
 sys.path.insert(0, str(HOME))
 try:
-    Printed: type[OrchestratorContract] = importlib.import_module("my_backends.test_slurm").TestSlurm
+    Printed: Any = importlib.import_module("my_backends.test_slurm").TestSlurm
+    Boxes: type[OrchestratorBaseBackend] = importlib.import_module("my_backends.boxes").OrchestratorBoxesBackend
+    Ssh: type[OrchestratorBaseBackend] = importlib.import_module("my_backends.ssh").OrchestratorSshBackend
 finally:
     sys.path.remove(str(HOME))
-
-
 WHERE = {"PYTHONPATH": str(HOME), "FAKE_SLURM": str(HOME / "cluster"), "FAKE_HOME": str(HOME / "home")}
 
 
@@ -76,10 +77,42 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-class TestSlurm(Printed):  # type: ignore[misc, valid-type]
+class TestSlurm(Printed):  # type: ignore[misc]
     """The page's own contract test, where its package and its cluster are."""
 
     environ = WHERE
+    lingers = 5.0  # a job says that it has ended just before it ends
+
+
+class TestBoxes(PipelineContract, ParallelContract, DrivenSubmission):
+    cls = Boxes
+    source = "my_backends.boxes:OrchestratorBoxesBackend"
+    environ = WHERE
+    lingers = 5.0
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(self, "options", {"folder": str(tmp_path / "boxes"), "max_parallel": 2})
+
+    def end_what_runs(self, config: Path) -> None:
+        for box in (config.parent / "boxes").glob("*/box.json"):
+            slurm.kill_session(json.loads(box.read_text())["process"]["pid"])
+
+
+class TestSsh(PipelineContract, ParallelContract, MachineSubmission):
+    cls = Ssh
+    source = "my_backends.ssh:OrchestratorSshBackend"
+    environ = WHERE
+    lingers = 5.0
+    options = {"host": "there", "shared": ["/"]}  # noqa: RUF012 - a ClassVar in the base
+
+    def kill_the_machine(self, handle: dict[str, Any]) -> None:
+        slurm.kill_session(int((HOME / "home" / ".zen-runner" / handle["state"]["machine"] / "pid").read_text()))
+
+    def end_what_runs(self, config: Path) -> None:
+        handle = json.loads((config.parent / "store/runs/r/handle.json").read_text())
+        self.kill_the_machine(handle)
+        self.wait_until(lambda: Ssh(**self.options).status(handle)["state"] == "failed")
 
 
 SHAPES = {

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import sys
-import time
-from pathlib import Path
 
 import pytest
 from hypothesis import strategies as st
 
 from backends.orchestrator.beam import OrchestratorBeamBackend
-from tests.contract.suite import OrchestratorContract
+from tests.contract.suite import DrivenSubmission, ParallelContract, PipelineContract, RenderContract
 from tests.support import frameworks
 
 
-class TestBeam(OrchestratorContract):
-    cls = OrchestratorBeamBackend
+class OnBeam(PipelineContract, DrivenSubmission):
+    """Pipelines, whose steps are started by a program of Beam's."""
+
     source = "beam"
+    seconds = 120.0
+
+    @pytest.fixture(autouse=True)
+    def _python(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Give the pipelines' tests a Python with Beam; the others need none."""
+        if "tmp_path" in request.function.__code__.co_varnames:
+            monkeypatch.setattr(self, "environ", {"ZEN_RUNNER_PYTHON": frameworks.python_with("apache_beam")})
+
+
+class TestBeam(OnBeam, ParallelContract, RenderContract):
+    cls = OrchestratorBeamBackend
     arguments = st.fixed_dictionaries(
         {},
         optional={
@@ -39,35 +49,16 @@ class TestBeam(OrchestratorContract):
         },
     )
     options = {"max_parallel": 2}  # noqa: RUF012 - a ClassVar in the base
-    seconds = 120.0
-
-    @pytest.fixture(autouse=True)
-    def _python(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Give the pipelines' tests a Python with Beam; the others need none."""
-        if "tmp_path" in request.fixturenames and "tmp_path" in request.function.__code__.co_varnames:
-            monkeypatch.setattr(type(self), "environ", {"ZEN_RUNNER_PYTHON": frameworks.python_with("apache_beam")})
 
 
-class TestBeamElsewhere(TestBeam):
+class TestBeamElsewhere(OnBeam):
     """The ParDos run the attempts; the server takes one ParDo after the other."""
 
-    test_render_is_what_the_golden_file_says = None  # type: ignore[assignment] # that is the other class's
-    test_steps_run_side_by_side = None  # type: ignore[assignment] # not on this server
-
-    def assert_nothing_is_left(self, folder: Path) -> None:
-        # What a killed driver leaves ends by itself, within the steps' grace period.
-        until = time.monotonic() + 10
-        while True:
-            try:
-                return super().assert_nothing_is_left(folder)
-            except AssertionError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.1)
+    cls = OrchestratorBeamBackend
+    lingers = 10.0  # what a killed driver leaves ends by itself, within the steps' grace period
 
     @pytest.fixture(autouse=True)
-    def _server(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, _python: None) -> None:
-        if self.environ:
-            program = [sys.executable, "-P", "-m", "entrypoint"]
-            options = {"job_endpoint": request.getfixturevalue("job_server"), "environment_type": "LOOPBACK"}
-            monkeypatch.setattr(type(self), "options", {"runner": "PortableRunner", "options": options, "program": program})
+    def _server(self, job_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        program = [sys.executable, "-P", "-m", "entrypoint"]
+        options = {"job_endpoint": job_server, "environment_type": "LOOPBACK"}
+        monkeypatch.setattr(self, "options", {"runner": "PortableRunner", "options": options, "program": program})

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import strategies as st
 
 from backends.orchestrator.docker import OrchestratorDockerBackend
-from tests.contract.suite import OrchestratorContract
+from tests.contract.suite import DrivenSubmission, ParallelContract, PipelineContract, RenderContract
 
 
 @pytest.mark.engine
 @pytest.mark.xdist_group("image")
 @pytest.mark.usefixtures("cpu_image")
-class TestDocker(OrchestratorContract):
+class TestDocker(RenderContract, PipelineContract, ParallelContract, DrivenSubmission):
     cls = OrchestratorDockerBackend
     source = "docker"
     arguments = st.fixed_dictionaries(
@@ -48,8 +48,7 @@ class TestDocker(OrchestratorContract):
         """Return the containers of the runs in a folder."""
         return self.client.containers.list(all=True, filters={"label": f"zen-runner.store={folder / 'store'}"})
 
-    def run_again(self, config: Path) -> tuple[int, dict[str, Any]]:
+    def end_what_runs(self, config: Path) -> None:
         # The step still runs, and a new client would wait for it: that has a test in tests/integration/test_docker.py.
         for container in self.containers(config.parent):
             container.kill()
-        return self.run(config)

@@ -8,12 +8,12 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from backends.orchestrator.kubeflow import OrchestratorKubeFlowBackend
-from tests.contract.suite import BackendContract, OrchestratorContract
+from tests.contract.suite import RenderContract
 
 NAMES = st.sampled_from(["ml", "team-a"])
 
 
-class TestKubeflow(BackendContract):
+class TestKubeflow(RenderContract):
     cls = OrchestratorKubeFlowBackend
     source = "kubeflow"
     arguments = st.fixed_dictionaries(
@@ -36,7 +36,3 @@ class TestKubeflow(BackendContract):
         },
     )
     options = {"parameters": ["report.level"], "image_pull_policy": "Always"}  # noqa: RUF012 - a ClassVar in the base
-
-    test_render_is_what_the_golden_file_says = OrchestratorContract.test_render_is_what_the_golden_file_says
-    test_render_is_pure_offline_and_deterministic = OrchestratorContract.test_render_is_pure_offline_and_deterministic
-    test_render_leaves_the_config_alone = OrchestratorContract.test_render_leaves_the_config_alone

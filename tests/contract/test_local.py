@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from backends.orchestrator.local import OrchestratorLocalBackend
-from tests.contract.suite import OrchestratorContract
+from tests.contract.suite import DrivenSubmission, ParallelContract, PipelineContract, RenderContract
 
 
-class TestLocal(OrchestratorContract):
+class TestLocal(RenderContract, PipelineContract, ParallelContract, DrivenSubmission):
     cls = OrchestratorLocalBackend
     source = "local"
     arguments = st.fixed_dictionaries(

@@ -1,95 +1,82 @@
-"""What all remote backends share, driven by the contract: on a platform whose jobs are processes of this machine."""
+"""What all backends of a shape share, driven by the contract: a platform whose jobs, machines and containers are processes."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import strategies as st
 
-from backends.base import OrchestratorBaseBackend
-from backends.errors import UsageError
-from tests.contract.suite import OrchestratorContract
-from tests.fake_platform import OrchestratorFakeBackend
-from tests.support import running
+from tests.contract.suite import (
+    DrivenSubmission,
+    MachineSubmission,
+    ParallelContract,
+    PipelineContract,
+    RemoteSubmission,
+    RenderContract,
+)
+from tests.support import fake_platform, running
+from tests.support.fake_platform.api import Api
+
+SOURCE = "tests.support.fake_platform:"
+SECONDS = st.none() | st.floats(1, 1e6)
 
 
-class TestRemote(OrchestratorContract):
-    cls = OrchestratorFakeBackend
-    source = "tests.fake_platform:OrchestratorFakeBackend"
+class OnFakePlatform(RenderContract, PipelineContract, ParallelContract):
+    environ = {"PYTHONPATH": str(running.ROOT)}  # noqa: RUF012 - a ClassVar in the base
+    lingers = 5.0  # a job says that it has ended just before it ends
+
+    @pytest.fixture(autouse=True)
+    def _platform(self, tmp_path: Path) -> None:
+        self.api = Api(tmp_path / "store-cluster")
+
+    def end_what_runs(self, config: Path) -> None:
+        # What runs goes on whoever waits for it, so another who waits would find it running.
+        jobs = [job.name for job in self.api.jobs.iterdir()]
+        running_jobs = [name for name, status in self.api.describe(jobs).items() if status["state"] == "running"]
+        for job in running_jobs:
+            self.api.kill(job)
+        self.wait_until(lambda: all(status["state"] != "running" for status in self.api.describe(running_jobs).values()))
+
+
+class TestJobs(OnFakePlatform, RemoteSubmission):
+    cls = fake_platform.OrchestratorFakeBackend
+    source = f"{SOURCE}OrchestratorFakeBackend"
     arguments = st.fixed_dictionaries(
         {},
         optional={
-            "startup_timeout": st.none() | st.floats(1, 1e6),
-            "deadline": st.none() | st.floats(1, 1e6),
+            "startup_timeout": SECONDS,
+            "deadline": SECONDS,
             "poll": st.floats(0.01, 10),
             "seen": st.none() | st.lists(st.text()),
         },
     )
-    environ = {"PYTHONPATH": str(running.ROOT)}  # noqa: RUF012 - a ClassVar in the base
 
-    def assert_nothing_is_left(self, folder: Path) -> None:
-        until = time.monotonic() + 5
-        while True:  # a job says that it has ended just before it ends
-            try:
-                return super().assert_nothing_is_left(folder)
-            except AssertionError:
-                if time.monotonic() > until:
-                    raise
-                time.sleep(0.05)
 
-    def run_again(self, config: Path) -> tuple[int, dict[str, object]]:
-        # The job goes on whoever waits for it, so another who waits finds it running.
-        job = next((config.parent / "store-cluster" / "jobs").glob("*second*"))
-        (job / "end").touch()
-        self.wait_until(lambda: "cancelled" in (job / "state.json").read_text())
-        return self.run(config)
+class TestPipeline(OnFakePlatform, RemoteSubmission):
+    cls = fake_platform.OrchestratorFakePipelineBackend
+    source = f"{SOURCE}OrchestratorFakePipelineBackend"
+    arguments = st.fixed_dictionaries({}, optional={"poll": st.floats(0.01, 10)})
 
-    def test_a_submitted_run_can_be_followed_to_its_end(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        config = self.write(
-            tmp_path, {"a": {"run": ["sh", "-c", "echo one; sleep 0.5; echo two"]}, "b": {"run": ["false"], "after": ["a"]}}
-        )
-        backend, handle = self.submitted(config, monkeypatch)
-        assert b"".join(backend.logs(handle, "a", follow=True)) == b"one\ntwo\n"
-        status = self.ended_status(backend, handle)
-        assert (status["run"], status["state"], status["class"], status["exit_code"]) == ("r", "failed", "user", 1)
-        assert status["steps"] == {"a": "succeeded", "b": "failed"} and "'b' failed" in status["message"]
-        assert b"".join(backend.logs(handle, "b", follow=True)) == b""
-        with pytest.raises(UsageError, match="no step 'c'"):
-            backend.logs(handle, "c")
-        with pytest.raises(UsageError, match="no driver"):
-            backend.logs(handle, None)
-        backend.cancel(handle)
-        assert backend.status(handle) == status
 
-    def test_cancel_ends_what_a_killed_driver_left(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """There is no driver that could be killed; whoever waits may be, and the run goes on."""
-        config = self.write(tmp_path, {"a": {"run": ["sh", "-c", "echo begun; sleep 300"]}})
-        process = running.start(*self.arguments_of_run(config, "r"), cwd=tmp_path, **self.environ)
-        try:
-            self.wait_until(lambda: bool(list((tmp_path / "store/runs/r/a/1/log").glob("*.txt"))))
-        finally:
-            process.kill()
-            running.end(process, self.seconds)
-        backend, handle = self.submitted(config, monkeypatch)  # finds the first
-        assert backend.status(handle)["state"] == "running"
-        self.cancel_and_see(backend, handle)
+class TestMachine(OnFakePlatform, MachineSubmission):
+    cls = fake_platform.OrchestratorFakeMachineBackend
+    source = f"{SOURCE}OrchestratorFakeMachineBackend"
+    arguments = st.fixed_dictionaries({}, optional={"startup_timeout": SECONDS, "deadline": SECONDS, "poll": st.floats(0.01, 10)})
 
-    def test_a_submitted_run_can_be_cancelled_twice(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        config = self.write(
-            tmp_path, {"a": {"run": ["sh", "-c", "echo begun; sleep 300"]}, "b": {"run": ["true"], "after": ["a"]}}
-        )
-        backend, handle = self.submitted(config, monkeypatch)
-        self.wait_until(lambda: bool(list((tmp_path / "store/runs/r/a/1/log").glob("*.txt"))))
-        assert backend.status(handle)["steps"] == {"a": "running", "b": "pending"}
-        self.cancel_and_see(backend, handle)
-        assert backend.status(handle)["steps"] == {"a": "cancelled", "b": "skipped"}
+    def kill_the_machine(self, handle: dict[str, Any]) -> None:
+        self.api.kill(handle["state"]["machine"])
 
-    def cancel_and_see(self, backend: OrchestratorBaseBackend, handle: dict[str, object]) -> None:
-        backend.cancel(handle)
-        backend.cancel(handle)
-        status = self.ended_status(backend, handle)
-        assert (status["state"], status["class"], status["exit_code"]) == ("cancelled", "terminated", 143)
-        backend.cancel(handle)
-        assert backend.status(handle) == status
+
+class TestContainers(OnFakePlatform, DrivenSubmission):
+    cls = fake_platform.OrchestratorFakeContainersBackend
+    source = f"{SOURCE}OrchestratorFakeContainersBackend"
+    arguments = st.fixed_dictionaries(
+        {"root": st.text()}, optional={"max_parallel": st.none() | st.integers(1, 10**6), "keep_going": st.booleans()}
+    )
+    options = {"root": "/cluster"}  # noqa: RUF012 - a ClassVar in the base
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(self, "options", {"root": str(tmp_path / "store-cluster"), "max_parallel": 2})

@@ -103,6 +103,18 @@ def kill(process: int, number: int) -> None:
         pass
 
 
+def kill_session(member: int) -> None:
+    """End a process and all others of its session, by force."""
+    try:
+        leader = os.getsid(member)
+    except ProcessLookupError:
+        return
+    while members := session(leader):
+        for process in members:
+            kill(process, signal.SIGKILL)
+        time.sleep(0.02)
+
+
 def may_start(job: str, given: dict[str, str]) -> bool:
     """Wait for the jobs that a job depends on, and return whether it may start; if not, say why."""
     parents = given.get("dependency", "afterok").split(":")[1:]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from backends.store import artifacts, claims, open_store, records
 from backends.store.base import Store
+from tests.support.claiming import claim
 
 STEPS = ["a", "b"]
 CALLS = ["open", "write", "read", "close", "rename", "link", "unlink", "mkdir", "rmdir", "listdir", "scandir", "stat", "lstat"]
@@ -26,7 +27,7 @@ KILLED = 9
 def run_step(store: Store, step: str, say: Callable[[str], None]) -> None:
     """Do what a supervisor does for a step: claim, log, outputs, result."""
     try:
-        attempt = claims.claim(store, "r", step, {})
+        attempt = claim(store, "r", step, {})
     except claims.AlreadyDone:
         return
     say(f"begin {step}")

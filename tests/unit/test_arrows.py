@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.sdks import SDKS
+
 ROOT = Path(__file__).resolve().parents[2]
 # The rooms of `backends`, lowest floor first. A module imports from its own room and from lower floors; the name of a room is
 # that of its folder, or of a module that stands alone. What is not named here is a plain module on the ground floor.
@@ -28,22 +30,6 @@ FLOORS = (
     ("orchestrator.remote",),
     ("orchestrator",),  # every backend of it is a room of its own, and none imports another
 )
-# Loaded only where a client is built: with the platform's client the start would take seconds, and its absence would break
-# what does not need it.
-SDKS = {
-    "apache_beam",
-    "azure",
-    "boto3",
-    "botocore",
-    "docker",
-    "google",
-    "googleapiclient",
-    "kfp",
-    "kubernetes",
-    "obstore",
-    "pyspark",
-    "requests",
-}
 
 
 def modules() -> dict[str, Path]:

@@ -473,8 +473,7 @@ def test_submit_status_logs_cancel(tmp_path: Path) -> None:
     assert (submitted.returncode, submitted.stdout) == (0, f"{run}\n"), submitted.stderr
     for verb in ("status", "logs -f", "cancel"):
         assert f"zen-runner {verb} --config slow.yaml {run}\n" in submitted.stderr
-    # By its id: until the driver has written the run's record, there is no newest run to be found.
-    wait_until(lambda: status(tmp_path, run).get("wait") == "running")
+    wait_until(lambda: status(tmp_path).get("wait") == "running")
     assert zen("logs", "-c", "slow.yaml", "--step", "wait", cwd=tmp_path).stdout == "began\n"
     assert zen("submit", "-c", "slow.yaml", "--run-id", run, cwd=tmp_path).returncode == 73
     assert zen("cancel", "-c", "slow.yaml", run, cwd=tmp_path).stdout == f"run {run} was asked to stop\n"

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from backends import wire
+from backends import outcome, wire
 from backends.errors import ConfigError, DuplicateError, InfraError, UsageError
 from backends.execution import Execution
 from backends.orchestrator.driven import backend as driven
 from backends.orchestrator.local import OrchestratorLocalBackend
 from backends.process import process_start, whoami
-from backends.store import claims, open_store, records
+from backends.store import open_store, records
 from backends.store.base import Store
+from tests.support.claiming import claim
 from tests.support.configs import resolved
 
 pytestmark = pytest.mark.processes
@@ -64,9 +65,9 @@ def run_json(store: Store, of: dict[str, Any], state: str, **more: Any) -> None:
 
 def step(store: Store, name: str, kind: str | None) -> None:
     """Write an attempt of a step; None is one that has not ended."""
-    attempt = claims.claim(store, "r", name, {})
+    attempt = claim(store, "r", name, {})
     if kind is not None:
-        attempt.finish({"class": kind})
+        attempt.finish({"class": kind, "exit_code": outcome.code_of(kind)})
 
 
 def test_pending_until_the_driver_has_written_its_first_word(store: Store, process: subprocess.Popen[bytes]) -> None:

@@ -22,6 +22,7 @@ from backends.execution import Execution
 from backends.orchestrator.driven.driver import WAKE, drive
 from backends.store import claims, open_store, records
 from backends.store.base import Store
+from tests.support.claiming import claim
 from tests.support.configs import resolved
 
 Parents = Mapping[str, list[str]]
@@ -56,7 +57,7 @@ class Script:
         assert not self.stops, "a step was started after the stop"
         self.started.append(step)
         self.memory.append(memory)
-        self.running.append((step, claims.claim(self.store, self.run, step, {})))
+        self.running.append((step, claim(self.store, self.run, step, {})))
         self.most = max(self.most, len(self.running))
 
     def wait(self, timeout: float | None) -> list[Any]:
@@ -466,7 +467,7 @@ def test_an_unexpected_error_is_raised_with_nothing_left_running(store: Store, e
 
 
 def test_a_store_that_fails_at_the_start_starts_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object) -> None:
+    def refuse(*args: object, **options: object) -> None:
         raise InfraError("read-only")
 
     monkeypatch.setattr(records, "write_run", refuse)

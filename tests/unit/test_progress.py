@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 
-from backends.store import claims, open_store
+from backends.store import open_store
 from backends.store.base import Store
 from backends.text import bytes_in_words, seconds_in_words
 from entrypoint.cli.report import ROWS, final_report
 from entrypoint.cli.reporters import STDERR, STDOUT, Json, Lines, Splitter
 from entrypoint.cli.reporters.splitter import LINE
 from entrypoint.cli.terminal import write_fd
+from tests.support.claiming import claim
 
 
 class Written:
@@ -170,7 +171,7 @@ def test_report_of_a_success_names_what_was_made(store: Store) -> None:
 
 
 def test_report_of_a_failure_says_all_that_helps(store: Store) -> None:
-    attempt = claims.claim(store, "r1", "train", {})
+    attempt = claim(store, "r1", "train", {})
     log = "".join(f"line {number}\n" for number in range(5000))
     store.put(f"{attempt.prefix}/log/000001.txt", log.encode())
     bad = record("train", "user", message="exited with status 3")

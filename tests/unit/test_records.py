@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,13 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends import wire
-from backends.errors import DuplicateError, UsageError
+from backends.errors import DuplicateError, InfraError, UsageError
 from backends.process import process_start, utc
-from backends.store import artifacts, autopsy, claims, open_store, records
+from backends.store import artifacts, autopsy, claims, open_store, records, watch
 from backends.store.base import Store
 from backends.store.cache import cache_get, cache_key, cache_put
 from backends.store.keys import check_run_id, new_run_id
+from backends.store.local import LocalStore
 from backends.store.logs import log_chunks
+from tests.support.claiming import claim, hurry
 
 GOOD = {"class": "success", "exit_code": 0, "outputs": {}}
 BAD = {"class": "user", "exit_code": 3}
@@ -45,9 +48,9 @@ def silence(store: Store, attempt: claims.Attempt, seconds: float) -> None:
 
 def foreign(store: Store, attempt: claims.Attempt) -> None:
     """Make an attempt look like another machine's."""
-    claim = records.read_json(store, f"{attempt.prefix}/claim.json")
-    assert claim is not None
-    store.put(f"{attempt.prefix}/claim.json", wire.dumps({**claim, "host": "elsewhere", "boot": "b"}).encode())
+    claimed = records.read_json(store, f"{attempt.prefix}/claim.json")
+    assert claimed is not None
+    store.put(f"{attempt.prefix}/claim.json", wire.dumps({**claimed, "host": "elsewhere", "boot": "b"}).encode())
 
 
 def dead_process() -> dict[str, Any]:
@@ -63,13 +66,13 @@ def dead_process() -> dict[str, Any]:
 
 
 def test_a_step_s_life(store: Store) -> None:
-    attempt = claims.claim(store, "r1", "clean", {"config": "abc"})
+    attempt = claim(store, "r1", "clean", {"config": "abc"})
     assert (attempt.number, attempt.prefix) == (1, "runs/r1/clean/1")
-    claim = records.read_json(store, "runs/r1/clean/1/claim.json")
-    assert claim is not None
-    assert claim["pid"] == os.getpid()
-    assert claim["config"] == "abc"
-    assert claim["host"] == os.uname().nodename
+    claimed = records.read_json(store, "runs/r1/clean/1/claim.json")
+    assert claimed is not None
+    assert claimed["pid"] == os.getpid()
+    assert claimed["config"] == "abc"
+    assert claimed["host"] == os.uname().nodename
     assert records.good_result(store, "r1", "clean") is None
     assert attempt.heartbeat({"usage": {"rss": 1}})
     assert wire.loads(store.get("runs/r1/clean/1/heartbeat.json") or b"")["usage"] == {"rss": 1}
@@ -77,33 +80,33 @@ def test_a_step_s_life(store: Store) -> None:
     record = records.good_result(store, "r1", "clean")
     assert record == {**GOOD, "version": 1, "run": "r1", "step": "clean", "attempt": 1}
     with pytest.raises(claims.AlreadyDone) as caught:
-        claims.claim(store, "r1", "clean", {})
+        claim(store, "r1", "clean", {})
     assert caught.value.record == record
     assert records.results(store, "r1") == {"clean": record}
 
 
 def test_a_failed_attempt_is_followed_by_the_next_number(store: Store) -> None:
     for number in (1, 2, 3):
-        attempt = claims.claim(store, "r", "s", {})
+        attempt = claim(store, "r", "s", {})
         assert attempt.number == number
         attempt.finish(BAD if number < 3 else GOOD)
     assert records.attempts(store, "r", "s") == [1, 2, 3]
     assert records.results(store, "r")["s"]["attempt"] == 3
     with pytest.raises(claims.AlreadyDone):
-        claims.claim(store, "r", "s", {})
+        claim(store, "r", "s", {})
 
 
 def test_ten_is_after_nine(store: Store) -> None:
     for _ in range(11):
-        claims.claim(store, "r", "s", {}).finish(BAD)
-    assert claims.claim(store, "r", "s", {}).number == 12
+        claim(store, "r", "s", {}).finish(BAD)
+    assert claim(store, "r", "s", {}).number == 12
     assert records.results(store, "r")["s"]["attempt"] == 11
 
 
 def test_a_live_attempt_is_left_alone(store: Store) -> None:
-    claims.claim(store, "r", "s", {})
+    claim(store, "r", "s", {})
     with pytest.raises(DuplicateError) as caught:
-        claims.claim(store, "r", "s", {})
+        claim(store, "r", "s", {})
     text = str(caught.value)
     for part in ("'s'", "'r'", "attempt 1", f"process {os.getpid()}", os.uname().nodename, "0 s ago", "30 s"):
         assert part in text
@@ -112,22 +115,22 @@ def test_a_live_attempt_is_left_alone(store: Store) -> None:
 
 @pytest.mark.parametrize("where", ["here", "elsewhere"])
 def test_silence_is_death(store: Store, where: str) -> None:
-    first = claims.claim(store, "r", "s", {})
+    first = claim(store, "r", "s", {})
     first.heartbeat({"usage": {"rss": 5}})
     if where == "elsewhere":
         foreign(store, first)
-    silence(store, first, 20)
-    with pytest.raises(DuplicateError, match=r"2[01] s ago"):
-        claims.claim(store, "r", "s", {})
-    silence(store, first, 11)
-    second = claims.claim(store, "r", "s", {})
+    silence(store, first, 31)
+    begun = time.monotonic()
+    with hurry(20):
+        second = claim(store, "r", "s", {})
+    assert 0.5 <= time.monotonic() - begun < 1.5  # two beats, for it had been silent before
     assert second.number == 2
     record = records.result(store, "r", "s", 1)
     assert record is not None
     assert record["class"] == "infra"
     assert record["exit_code"] == 69
     assert record["usage"] == {"rss": 5}
-    assert "silent for 31 s" in record["message"]
+    assert re.search(r"silent for 3[12] s, last heartbeat", record["message"])
     # The one that was not dead after all learns it, and can't change the outcome.
     assert not first.heartbeat({})
     with pytest.raises(DuplicateError, match="declared dead"):
@@ -137,19 +140,160 @@ def test_silence_is_death(store: Store, where: str) -> None:
     second.finish(GOOD)
 
 
-def test_a_heartbeat_is_life(store: Store) -> None:
-    first = claims.claim(store, "r", "s", {})
+def test_silence_under_our_eyes_is_death_after_its_whole_time(store: Store) -> None:
+    foreign(store, claim(store, "r", "s", {}))
+    begun = time.monotonic()
+    with hurry(20):
+        assert claim(store, "r", "s", {}).number == 2
+    assert 1.5 <= time.monotonic() - begun < 3
+
+
+@pytest.mark.parametrize("clock", [0, 3600, -3600])
+def test_a_heartbeat_that_moves_is_life_whatever_the_clock_says(store: Store, clock: int) -> None:
+    first = claim(store, "r", "s", {})
     foreign(store, first)
-    silence(store, first, 500)
-    assert first.heartbeat({})
-    with pytest.raises(DuplicateError, match="heard of 0 s ago"):
-        claims.claim(store, "r", "s", {})
+
+    def beat() -> None:
+        while not over.wait(0.25):
+            first.heartbeat({})
+            silence(store, first, clock)
+
+    over = threading.Event()
+    silence(store, first, clock)
+    owner = threading.Thread(target=beat)
+    owner.start()
+    try:
+        begun = time.monotonic()
+        with hurry(20), pytest.raises(DuplicateError, match="attempt 1 is running"):
+            claim(store, "r", "s", {})
+        assert time.monotonic() - begun < 0.5  # two beats
+    finally:
+        over.set()
+        owner.join()
+
+
+@pytest.mark.parametrize("clock", [0, 3600, -3600])
+def test_the_dead_are_dead_whatever_the_clock_says(store: Store, clock: int) -> None:
+    first = claim(store, "r", "s", {})
+    first.heartbeat({})
+    foreign(store, first)
+    silence(store, first, clock)
+    with hurry():
+        assert claim(store, "r", "s", {}).number == 2
+
+
+def test_a_store_that_is_away_says_nothing_of_the_owner(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    foreign(store, claim(store, "r", "s", {}))
+    candidate = claims.Candidate(store, "r", "s", {})
+    assert candidate.claim() is None
+    now = time.monotonic()
+    monkeypatch.setattr(watch, "monotonic", lambda: now)
+    for _ in range(20):  # looks that took 45 s each
+        now += 45
+        if candidate.claim() is not None:
+            break
+        assert records.result(store, "r", "s", 1) is None
+    assert now - time.monotonic() > 14 * 45
+
+
+@pytest.mark.parametrize("end", [GOOD, BAD])
+def test_an_owner_that_ends_hands_over(store: Store, end: dict[str, Any]) -> None:
+    first = claim(store, "r", "s", {})
+    foreign(store, first)
+    candidate = claims.Candidate(store, "r", "s", {})
+    assert candidate.claim() is None
+    first.finish(end)
+    assert candidate.claim() is None  # it does not look more often than once a second
+    with hurry():
+        time.sleep(watch.LOOK_EVERY)
+        if end is GOOD:
+            with pytest.raises(claims.AlreadyDone):
+                candidate.claim()
+        else:
+            second = candidate.claim()
+            assert second is not None
+            assert second.number == 2
+
+
+def test_of_silent_newcomers_one_wins(store: Store) -> None:
+    foreign(store, claim(store, "r", "s", {}))
+    found: list[object] = []
+
+    def compete() -> None:
+        try:
+            found.append(claim(open_store(store.url), "r", "s", {}).number)
+        except DuplicateError:
+            found.append("duplicate")
+
+    with hurry(60):
+        newcomers = [threading.Thread(target=compete) for _ in range(16)]
+        for newcomer in newcomers:
+            newcomer.start()
+        for newcomer in newcomers:
+            newcomer.join()
+    assert sorted(map(str, found)) == ["2"] + ["duplicate"] * 15
+
+
+class Doubtful(LocalStore):
+    """A store that fails at some creates, before or after they were done.
+
+    Args:
+        root: its directory.
+        doubt: how the key ends, whether it is done, and how often.
+    """
+
+    def __init__(self, root: str, doubt: tuple[str, bool, int]) -> None:
+        super().__init__(root)
+        self.ending, self.done, self.left = doubt
+
+    def create(self, key: str, data: bytes) -> bool:
+        if key.endswith(self.ending) and self.left:
+            self.left -= 1
+            if self.done:
+                super().create(key, data)
+            raise InfraError("the store is away")
+        return super().create(key, data)
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_an_own_claim_whose_answer_was_lost_is_no_duplicate(tmp_path: Path, done: bool) -> None:
+    store = Doubtful(str(tmp_path), ("claim.json", done, 1))
+    with pytest.raises(InfraError):
+        claim(store, "r", "s", {})
+    assert claim(store, "r", "s", {}).number == (2 if done else 1)
+    if done:
+        record = records.result(store, "r", "s", 1)
+        assert record is not None
+        assert "the answer to its claim was lost" in record["message"]
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_an_own_result_that_could_not_be_stored_is_stored_again(tmp_path: Path, done: bool) -> None:
+    store = Doubtful(str(tmp_path), ("result.json", done, 2))
+    first = claim(store, "r", "s", {})
+    os.makedirs(store.url_of(f"{first.prefix}/tmp"))
+    with pytest.raises(InfraError):
+        first.finish(GOOD)
+    if not done:
+        with pytest.raises(InfraError):
+            claim(store, "r", "s", {})
+    with pytest.raises(claims.AlreadyDone) as caught:
+        claim(store, "r", "s", {})
+    assert caught.value.record["attempt"] == 1
+    assert done or not os.path.exists(store.url_of(f"{first.prefix}/tmp"))
+
+
+@pytest.mark.parametrize("token", [["x"], {}, 7, None, "0" * 16])
+def test_a_forged_token_is_nobodys(store: Store, token: object) -> None:
+    store.put("runs/r/s/1/claim.json", wire.dumps({"token": token}).encode())
+    with hurry():
+        assert claim(store, "r", "s", {}).number == 2
 
 
 @pytest.mark.processes
 def test_a_process_that_is_gone_is_dead_at_once(store: Store) -> None:
-    claims.claim(store, "r", "s", dead_process())
-    second = claims.claim(store, "r", "s", {})
+    claim(store, "r", "s", dead_process())
+    second = claim(store, "r", "s", {})
     assert second.number == 2
     record = records.result(store, "r", "s", 1)
     assert record is not None
@@ -159,14 +303,17 @@ def test_a_process_that_is_gone_is_dead_at_once(store: Store) -> None:
 @pytest.mark.parametrize("change", [{"boot": "x"}, {"pid_ns": "pid:[1]"}, {"host": "x"}, {"pid_start": None}])
 @pytest.mark.processes
 def test_a_process_that_can_t_be_seen_from_here_is_given_its_time(store: Store, change: dict[str, Any]) -> None:
-    claims.claim(store, "r", "s", {**dead_process(), **change})
-    with pytest.raises(DuplicateError):
-        claims.claim(store, "r", "s", {})
+    claim(store, "r", "s", {**dead_process(), **change})
+    candidate = claims.Candidate(store, "r", "s", {})
+    assert candidate.claim() is None
+    with hurry():
+        time.sleep(watch.LOOK_EVERY)
+        assert candidate.claim() is None
 
 
 def test_a_pid_that_is_somebody_else_s_now_is_not_the_owner(store: Store) -> None:
-    claims.claim(store, "r", "s", {"pid_start": "1"})
-    assert claims.claim(store, "r", "s", {}).number == 2
+    claim(store, "r", "s", {"pid_start": "1"})
+    assert claim(store, "r", "s", {}).number == 2
 
 
 @pytest.mark.processes
@@ -174,33 +321,33 @@ def test_a_zombie_is_dead(store: Store) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     start = process_start(child.pid)
     assert start
-    claims.claim(store, "r", "s", {"pid": child.pid, "pid_start": start})
+    claim(store, "r", "s", {"pid": child.pid, "pid_start": start})
     with pytest.raises(DuplicateError):
-        claims.claim(store, "r", "s", {})
+        claim(store, "r", "s", {})
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, not reaped
-    assert claims.claim(store, "r", "s", {}).number == 2
+    assert claim(store, "r", "s", {}).number == 2
     child.communicate()
 
 
 @pytest.mark.processes
 def test_a_good_result_that_came_late_counts(store: Store) -> None:
-    first = claims.claim(store, "r", "s", dead_process())
+    first = claim(store, "r", "s", dead_process())
     first.finish(GOOD)
-    autopsy.perform(store, "r", "s", 1, store.get("runs/r/s/1/claim.json") or b"")  # a judge who had not seen the result
+    watch.settle(store, ("r", "s", 1), store.get("runs/r/s/1/claim.json") or b"")  # a judge who had not seen the result
     assert records.result(store, "r", "s", 1) == records.good_result(store, "r", "s")
     with pytest.raises(claims.AlreadyDone):
-        claims.claim(store, "r", "s", {})
+        claim(store, "r", "s", {})
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"class":"succ', b"[]", b"{}", b"\xff", b"null"])
 @pytest.mark.processes
 def test_a_torn_result_is_none(store: Store, torn: bytes) -> None:
-    claims.claim(store, "r", "s", dead_process())
+    claim(store, "r", "s", dead_process())
     store.put("runs/r/s/1/result.json", torn)
     assert records.good_result(store, "r", "s") is None
     assert records.results(store, "r") == {}
-    assert claims.claim(store, "r", "s", {}).number == 2
+    assert claim(store, "r", "s", {}).number == 2
     record = records.result(store, "r", "s", 1)
     assert record is not None
     assert record["class"] == "infra"
@@ -209,16 +356,15 @@ def test_a_torn_result_is_none(store: Store, torn: bytes) -> None:
 @pytest.mark.parametrize("torn", [b"", b'{"pid":', b"[1]", b"\xff"])
 def test_a_torn_claim_holds_for_its_time(store: Store, torn: bytes) -> None:
     store.put("runs/r/s/1/claim.json", torn)
-    with pytest.raises(DuplicateError, match="an unknown process"):
-        claims.claim(store, "r", "s", {})
-    os.utime(f"{store.root}/runs/r/s/1/claim.json", (time.time() - 31,) * 2)
-    assert claims.claim(store, "r", "s", {}).number == 2
+    assert claims.Candidate(store, "r", "s", {}).claim() is None
+    with hurry():
+        assert claim(store, "r", "s", {}).number == 2
 
 
 def test_a_folder_without_a_claim_is_no_attempt(store: Store) -> None:
     os.makedirs(f"{store.root}/runs/r/s/1")
     Path(f"{store.root}/runs/r/s/1/.tmp-0").write_bytes(b"{")
-    assert claims.claim(store, "r", "s", {}).number == 1
+    assert claim(store, "r", "s", {}).number == 1
 
 
 @pytest.mark.parametrize("source", ["heartbeat", "v2", "v1", "nothing new"])
@@ -231,9 +377,9 @@ def test_the_dead_one_s_counters_tell_oom(store: Store, tmp_path: Path, source: 
         (tmp_path / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
     elif source == "nothing new":
         (tmp_path / "memory.events").write_text("oom_kill 2\n")
-    attempt = claims.claim(store, "r", "s", owner)
+    attempt = claim(store, "r", "s", owner)
     attempt.heartbeat({"usage": {"oom_kill": 1 if source == "heartbeat" else 0}})
-    claims.claim(store, "r", "s", {})
+    claim(store, "r", "s", {})
     record = records.result(store, "r", "s", 1)
     assert record is not None
     assert (record["class"], record["exit_code"]) == (("infra", 69) if source == "nothing new" else ("oom", 137))
@@ -241,10 +387,10 @@ def test_the_dead_one_s_counters_tell_oom(store: Store, tmp_path: Path, source: 
 
 @pytest.mark.processes
 def test_the_dead_one_s_last_log_is_kept(store: Store) -> None:
-    attempt = claims.claim(store, "r", "s", dead_process())
+    attempt = claim(store, "r", "s", dead_process())
     store.put(f"{attempt.prefix}/log/000001.txt", b"a" * 5000 + b"last of one\n")
     store.put(f"{attempt.prefix}/log/000002.txt", "schön\n".encode() * 3)
-    claims.claim(store, "r", "s", {})
+    claim(store, "r", "s", {})
     record = records.result(store, "r", "s", 1)
     assert record is not None
     assert record["log_tail"].endswith("last of one\nschön\nschön\nschön\n")
@@ -254,7 +400,7 @@ def test_the_dead_one_s_last_log_is_kept(store: Store) -> None:
 
 @pytest.mark.processes
 def test_what_it_left_behind_is_removed_and_killed(store: Store) -> None:
-    attempt = claims.claim(store, "r", "s", dead_process())
+    attempt = claim(store, "r", "s", dead_process())
     store.put(f"{attempt.prefix}/tmp/model/part", b"half")
     store.put(f"{attempt.prefix}/out/done", b"whole")
     mine = {"ZEN_RUN_ID": "r", "ZEN_STEP": "s", "ZEN_ATTEMPT": "1"}
@@ -266,7 +412,7 @@ def test_what_it_left_behind_is_removed_and_killed(store: Store) -> None:
         for child in (orphan, other):
             assert child.stdout is not None
             assert child.stdout.readline() == b"up\n"
-        claims.claim(store, "r", "s", {})
+        claim(store, "r", "s", {})
         assert orphan.wait(10) == -signal.SIGKILL
         assert other.poll() is None
         mark = f"ZEN_CLAIM={attempt.token}".encode()
@@ -292,7 +438,7 @@ def _race(root: str, gate: str, answers: multiprocessing.SimpleQueue[str]) -> No
     while not os.path.exists(gate):
         pass
     try:
-        answers.put(str(claims.claim(store, "r", "s", {}).number))
+        answers.put(str(claim(store, "r", "s", {}).number))
     except DuplicateError:
         answers.put("duplicate")
     except BaseException as error:
@@ -305,7 +451,7 @@ def _race(root: str, gate: str, answers: multiprocessing.SimpleQueue[str]) -> No
 @pytest.mark.processes
 def test_of_16_claims_one_wins(store: Store, tmp_path: Path, before: str) -> None:
     if before != "nothing":
-        attempt = claims.claim(store, "r", "s", dead_process() if before == "a death" else {})
+        attempt = claim(store, "r", "s", dead_process() if before == "a death" else {})
         if before == "a failure":
             attempt.finish(BAD)
     context = multiprocessing.get_context("fork")
@@ -360,7 +506,7 @@ def test_the_cache_needs_the_artifacts(store: Store, tmp_path: Path) -> None:
     step = {"call": "m:f", "run": None, "args": {"x": 1}, "outputs": ["f", "d"], "as": "path", "env": {}, "timeout": 5}
     key = cache_key("s", step, {"i": "sha256:1"}, "code", "image")
     assert cache_get(store, key) is None
-    attempt = claims.claim(store, "r", "s", {})
+    attempt = claim(store, "r", "s", {})
     (tmp_path / "f").write_bytes(b"1")
     (tmp_path / "d").mkdir()
     outputs = {name: artifacts.publish(store, f"{attempt.prefix}/out/{name}", str(tmp_path / name)) for name in ("f", "d")}
@@ -400,7 +546,7 @@ def test_logs_are_followed_over_segments_and_attempts(store: Store) -> None:
     got: list[bytes] = []
     reader = threading.Thread(target=lambda: got.extend(log_chunks(store, "r", "s", follow=True)))
     reader.start()
-    first = claims.claim(store, "r", "s", {})
+    first = claim(store, "r", "s", {})
     for text in (b"1", b"12", b"123"):
         store.put(f"{first.prefix}/log/000001.txt", text)
         time.sleep(0.15)

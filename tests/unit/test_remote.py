@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,84 +23,22 @@ from backends.platform import JobStatus
 from backends.shipping.shipment import ship
 from backends.states import FAILED, PENDING, UNKNOWN
 from backends.store import records
-from backends.store.local import LocalStore
-from entrypoint.runtime import load
-from tests.fake_platform import Api, OrchestratorFakeBackend
 from tests.support import configs, running
+from tests.support.fake_platform import OrchestratorFakeBackend
+from tests.support.fake_platform.api import Api
+from tests.support.fake_platform.place import ENV, Place, in_a_row
+from tests.support.waiting import wait_until as until
 
 pytestmark = pytest.mark.processes
 
-SOURCE = "tests.fake_platform:OrchestratorFakeBackend"
-ENV = {"PYTHONPATH": str(running.ROOT)}
-
-
-class Place:
-    """A config, its store and the platform beside it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.store = LocalStore(str(folder / "store"))
-        self.platform = Api(folder / "store-cluster")
-
-    def config(self, steps: dict[str, Any], **document: Any) -> dict[str, Any]:
-        document = {"name": "p", "code": None, "env": {"MARK": str(self.folder)}, "steps": steps, **document}
-        self.path = configs.config(self.folder, backend={"type": "orchestrator", "source": SOURCE, "args": {}}, **document)
-        return load.load(load.find(str(self.path), {}), environ={})[0]
-
-    def fail(self, *faults: tuple[str, str]) -> None:
-        (self.platform.root / "faults.json").write_text(json.dumps(faults))
-
-    def put(self, name: str, text: str) -> None:
-        (self.platform.root / name).write_text(text)
-
-    def jobs(self) -> list[str]:
-        return sorted(path.name.rpartition("-")[0] for path in (self.platform.root / "jobs").iterdir())
-
-    def attempts(self, step: str, run: str = "r") -> list[int]:
-        return records.attempts(self.store, run, step)
-
-    def handle(self) -> dict[str, Any]:
-        return records.read_json(self.store, "runs/r/handle.json") or {}
-
-    def zen(self, *words: str, **env: str) -> running.Ended:
-        return running.run(*words, cwd=self.folder, env={**ENV, **env})
-
-    def submit(self, *words: str, **env: str) -> running.Ended:
-        return self.zen("submit", "-c", "config.json", "--run-id", "r", *words, **env)
-
-    def end_all(self) -> None:
-        for job in (self.platform.root / "jobs").iterdir():
-            (job / "end").touch()
+SOURCE = "tests.support.fake_platform:OrchestratorFakeBackend"
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
-    place = Place(tmp_path)
+    place = Place(tmp_path, SOURCE)
     yield place
-    place.end_all()
-    until(lambda: not list(_marked(tmp_path)))
-
-
-def _marked(folder: Path) -> Iterator[str]:
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            marked = str(folder).encode() in (process / "environ").read_bytes() + (process / "cmdline").read_bytes()
-            zombie = "\nState:\tZ" in (process / "status").read_text()
-        except OSError:
-            continue
-        if marked and not zombie and int(process.name) != os.getpid():
-            yield process.name
-
-
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come to pass"
-        time.sleep(0.02)
-
-
-def in_a_row(count: int, command: str = "true") -> dict[str, Any]:
-    return {f"s{n}": {"run": ["sh", "-c", command], "after": [f"s{n - 1}"] if n else []} for n in range(count)}
+    place.clean()
 
 
 BACKEND = OrchestratorFakeBackend()
@@ -188,14 +125,14 @@ class TestSubmit:
     def test_a_throttled_platform_is_asked_again(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         slept: list[float] = []
         monkeypatch.setattr(calls, "sleep", slept.append)
-        place.fail(("submit", "throttled"), ("submit", "throttled"), ("submitted", "throttled"))
+        place.platform.fail(("submit", "throttled"), ("submit", "throttled"), ("submitted", "throttled"))
         handle = BACKEND.submit(place.config(in_a_row(2)), "r", place.store)
         assert BACKEND.wait(handle)["class"] == "success"
         assert len(place.jobs()) == 2 and len(slept) == 3
 
     def test_a_refusal_leaves_nothing_behind(self, place: Place) -> None:
         place.config(in_a_row(2))
-        place.fail(("submit", "no such queue!"))
+        place.platform.fail(("submit", "no such queue!"))
         ended = place.submit()
         assert (
             ended.code == 78
@@ -204,13 +141,13 @@ class TestSubmit:
             and "no such queue; look at the queue" in ended.errors
         )
         assert list(place.store.walk("runs")) == [] and place.jobs() == []
-        place.fail(("submit", "denied"))
+        place.platform.fail(("submit", "denied"))
         assert place.submit().code == 69
         assert place.submit().code == 0
 
     def test_a_refusal_half_way_can_be_completed(self, place: Place) -> None:
         place.config(in_a_row(3, "sleep 0.3"))
-        place.fail(("submit:2", "denied"))
+        place.platform.fail(("submit:2", "denied"))
         ended = place.submit()
         assert ended.code == 69 and "denied" in ended.errors and "--run-id r to complete it" in ended.errors
         assert place.handle()["phase"] == "interrupted"
@@ -223,7 +160,7 @@ class TestSubmit:
         handle = BACKEND.submit(config, "r", place.store)
         assert BACKEND.wait(handle)["exit_code"] == 3
         before = BACKEND.status(handle)
-        place.fail(("submit", "no such queue"))
+        place.platform.fail(("submit", "no such queue"))
         with pytest.raises(ConfigError):
             BACKEND.submit(config, "r", place.store)
         assert BACKEND.status(place.handle()) == before
@@ -345,11 +282,11 @@ class TestFollow:
         config = place.config({**in_a_row(1), "b": {"run": ["sleep", "300"], "after": ["s0"]}})
         handle = BACKEND.submit(config, "r", place.store)
         until(lambda: bool(place.attempts("b")))
-        place.fail(("describe", "denied!"))
+        place.platform.fail(("describe", "denied!"))
         status = BACKEND.status(handle)
         assert status["state"] == UNKNOWN and "describe: denied; look at the queue" in status["message"]
         assert status["steps"] == {"s0": "succeeded", "b": "unknown"}
-        place.fail()
+        place.platform.fail()
         assert BACKEND.status(handle)["steps"]["b"] == "running"
         assert BACKEND.status({**handle, "store": str(place.folder / "nowhere")})["state"] == UNKNOWN
 
@@ -360,7 +297,7 @@ class TestFollow:
         handle = BACKEND.submit(config, "r", place.store)
         BACKEND.wait(handle)
         for job in handle["state"]["jobs"].values():
-            (place.platform.root / "jobs" / job / "forgotten").touch()
+            place.platform.forget(job)
         expected = {"a": "succeeded", "b": "failed", "c": "skipped", "d": "failed"}
         assert BACKEND.status(handle)["steps"] == expected
         (place.folder / "store/runs/r/d/2/result.json").unlink()  # whether its retry still runs can't be told
@@ -441,7 +378,7 @@ class TestGivingUp:
     def test_a_platform_that_never_answers(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(OrchestratorFakeBackend, "blind_timeout", 0.3)
         handle = BACKEND.submit(place.config(in_a_row(1, "sleep 300")), "r", place.store)
-        place.fail(("describe", "denied!"))
+        place.platform.fail(("describe", "denied!"))
         with pytest.raises(InfraError, match=r"can't be followed any more: .*denied"):
             BACKEND.wait(handle)
 
@@ -521,7 +458,7 @@ class TestCommandLine:
         place.config(in_a_row(2))
         place.submit()
         until(lambda: b"no capacity" in place.zen("status", "-c", "config.json").stdout)
-        place.fail(("describe", "denied!"))
+        place.platform.fail(("describe", "denied!"))
         assert b"unknown" in place.zen("status", "-c", "config.json").stdout
 
 

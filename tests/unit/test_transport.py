@@ -12,7 +12,18 @@ import pytest
 
 from backends.config import transport
 from backends.errors import ConfigError
+from backends.orchestrator.batch.limits import OVERRIDES
+from backends.orchestrator.kubeflow.limits import TASK_LIMITS
 from entrypoint.runtime import load
+
+# Those of our backends, and others of each kind: with a file beside the variable, and with a total.
+PLATFORMS = (
+    OVERRIDES,
+    TASK_LIMITS,
+    transport.Limits("a pod", transport.ENV_LIMIT, mount=1_048_576, source="made up"),
+    transport.Limits("user data", 16_384, source="made up"),
+    transport.Limits("metadata", 262_144, total=524_288, source="made up"),
+)
 
 
 def _noise(size: int) -> bytes:
@@ -70,7 +81,7 @@ def test_the_first_rung_that_fits_is_taken() -> None:
     assert transport.carry(_noise(5_001), ROOMY, "s3://b/c.json").how == "ref"
 
 
-@pytest.mark.parametrize("limits", [transport.BATCH, transport.KUBERNETES, transport.EC2, transport.GCE])
+@pytest.mark.parametrize("limits", PLATFORMS)
 def test_the_count_is_exact(limits: transport.Limits) -> None:
     data = _noise(limits.env_value)
     assert transport.carry(data, limits, "s3://b/c").how == "inline"
@@ -119,7 +130,7 @@ def test_it_says_why() -> None:
 @pytest.mark.large
 def test_a_config_of_five_megabytes_goes_everywhere() -> None:
     data = _noise(5_000_000)
-    for limits in (transport.BATCH, transport.KUBERNETES, transport.EC2, transport.GCE, transport.LINUX):
+    for limits in PLATFORMS:
         carried = transport.carry(data, limits, "s3://bucket/prefix/configs/x.json")
         assert carried.how == "ref" and carried.size < 200
         assert limits.source and limits.name in carried.why

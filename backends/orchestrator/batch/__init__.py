@@ -12,8 +12,8 @@ second time whose first had no clear answer, Batch is asked for a job of that na
 from __future__ import annotations
 
 from backends import wire
+from backends.arguments import absolute, positive, public_variables, refuse, wrong
 from backends.config import quantities
-from backends.errors import ConfigError, Problem
 from backends.orchestrator.batch.limits import BATCHS_OWN, EPHEMERAL, MOST_TAGS, NAME, OVERRIDES, SHORTEST_TIMEOUT
 from backends.orchestrator.batch.platform import BatchPlatform
 from backends.orchestrator.batch.render import FAN_IN_KEY, Renderer, variables
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any, Literal
 
+    from backends.errors import Problem
     from backends.orchestrator.remote.job import Job, Names
     from backends.platform import Document, Platform
     from backends.store.base import Store
@@ -104,26 +105,30 @@ class OrchestratorBatchBackend(JobsBackend):
         try:
             self.vcpu = quantities.cpu(vcpu)
         except ValueError as error:
-            problems.append(Problem("", "args.vcpu", str(error)))
+            problems.append(wrong("vcpu", str(error)))
         try:
             self.memory = quantities.memory(memory)
         except ValueError as error:
-            problems.append(Problem("", "args.memory", str(error)))
-        if problems:
-            raise ConfigError(problems)
+            problems.append(wrong("memory", str(error)))
+        refuse(problems)
 
     def _problems(self) -> list[Problem]:
         """Return what the arguments' types let through and Batch does not."""
         fargate = self.capability == "FARGATE"
         low, high = EPHEMERAL
+        disk, attempt = self.ephemeral_storage, self.attempt_timeout
         checks = [
             ("queue", not self.queue, "is empty; write the job queue's name or ARN"),
             ("execution_role", fargate and not self.execution_role, "Fargate needs one; write its ARN"),
-            ("ephemeral_storage", self.ephemeral_storage is not None and not fargate, "is for Fargate only; remove it"),
+            ("ephemeral_storage", disk is not None and not fargate, "is for Fargate only; remove it"),
+            (
+                "ephemeral_storage",
+                fargate and disk is not None and not low <= disk <= high,
+                f"must be {low} to {high} GiB, not {disk}",
+            ),
             ("assign_public_ip", self.assign_public_ip and not fargate, "is for Fargate only; remove it"),
             ("mounts", bool(self._mounts) and fargate, "is for EC2 only; remove it, and use a store in S3"),
             ("user", self.user is not None and fargate, "is for EC2 only; remove it, and write USER in the image"),
-            ("mounts", any(path[:1] != "/" for path in self._mounts), "must be absolute paths"),
             ("priority", self.priority is not None and not 0 <= self.priority <= 9999, "must be 0 to 9999"),
             (
                 "priority",
@@ -131,25 +136,18 @@ class OrchestratorBatchBackend(JobsBackend):
                 "counts among jobs with the same `share_identifier`; write that as well",
             ),
             ("tags", len(self.tags) > MOST_TAGS - 3, f"Batch allows {MOST_TAGS}, of which three are the runner's own"),
+            (
+                "attempt_timeout",
+                attempt is not None and attempt < SHORTEST_TIMEOUT,
+                f"must be at least {SHORTEST_TIMEOUT} seconds, not {attempt}",
+            ),
         ]
-        if self.ephemeral_storage is not None and fargate:
-            wrong = not low <= self.ephemeral_storage <= high
-            checks.append(("ephemeral_storage", wrong, f"must be {low} to {high} GiB, not {self.ephemeral_storage}"))
-        if self.attempt_timeout is not None:
-            wrong = self.attempt_timeout < SHORTEST_TIMEOUT
-            checks.append(("attempt_timeout", wrong, f"must be at least {SHORTEST_TIMEOUT} seconds, not {self.attempt_timeout}"))
-        for name, value in (("startup_timeout", self.startup_timeout), ("deadline", self.deadline)):
-            checks.append((name, value is not None and value <= 0, "must be more than 0 seconds"))
-        found = [Problem("", f"args.{name}", message) for name, wrong, message in checks if wrong]
-        if self.variables:
-            from backends.config.naming import looks_secret
-
-            for name in self.variables:
-                if name.startswith(("AWS_BATCH", "ZEN_RUNNER_")):
-                    found.append(Problem("", f"args.env.{name}", "is not yours to set; remove it"))
-                elif looks_secret(name):
-                    found.append(Problem("", f"args.env.{name}", "looks secret; write it under `secrets`"))
-        return found
+        return [
+            *(wrong(name, message) for name, is_wrong, message in checks if is_wrong),
+            *absolute(mounts=self._mounts),
+            *positive(startup_timeout=self.startup_timeout, deadline=self.deadline),
+            *public_variables(self.variables, reserved=("AWS_BATCH", "ZEN_RUNNER_")),
+        ]
 
     def mounts(self) -> list[str]:
         return list(self._mounts)

@@ -71,6 +71,7 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
             "store": store.url,
             "config": digest,
             "backend": self.to_config(),
+            "name": config["name"],
             "submitted": utc(),
             "log": log,
             **whoami(),
@@ -143,17 +144,14 @@ def end_orphans(handle: Mapping[str, Any]) -> None:
     Args:
         handle: the run's handle.
     """
-    from backends.store import autopsy
+    from backends.store import watch
 
     store, run = open_store(handle["store"]), handle["run"]
     for step in store.names(keys.run(run)):
         for number in records.attempts(store, run, step)[-1:] if keys.is_step(step) else []:
             claim = store.get(keys.claim(run, step, number))
             if claim is not None and records.result(store, run, step, number) is None:
-                try:
-                    autopsy.perform(store, run, step, number, claim)
-                except DuplicateError:
-                    pass  # its owner lives: not this driver's
+                watch.settle(store, (run, step, number), claim)  # unless its owner lives: then it isn't this driver's
 
 
 def _drivers(store: Store, handle: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -10,9 +10,10 @@ from heapq import heappop, heappush
 
 from backends import outcome
 from backends.backoff import backoff
-from backends.errors import ConfigError, ZenRunnerError
+from backends.errors import ConfigError, DuplicateError, InfraError, Terminated, ZenRunnerError
 from backends.graph import Graph, order
-from backends.process import utc, whoami
+from backends.process import is_alive, utc, whoami
+from backends.states import RUNNING
 from backends.store import records
 
 TYPE_CHECKING = False
@@ -27,6 +28,10 @@ else:
     Protocol = object
 
 
+LINGER = 60.0
+"""Seconds past the longest grace period in which attempts that were asked to stop are waited for; a platform may be slow."""
+LOST = 5.0
+"""The same after an error that nobody foresaw, which may have cost an attempt its record."""
 WAKE = 0.5
 """The longest time between two looks at ``stop_requested``, in seconds, for launchers that cannot be woken."""
 
@@ -88,6 +93,7 @@ class _Run:
         self.memory: dict[str, int] = {}
         self.verdict: tuple[str, int, str] | None = None  # class, exit status and message of the first final failure
         self.stopping = ""  # why nothing starts any more
+        self.until: float | None = None  # when nobody waits any longer for what was asked to stop
 
     def drive(self, graph: Graph | None) -> dict[str, Any]:
         parents = {step: spec["parents"] for step, spec in self.steps.items()}
@@ -116,7 +122,7 @@ class _Run:
             "ended": utc(),
             "seconds": round(time.monotonic() - begun, 3),
         }
-        records.write_run(self.store, self.run_id, {**head, **ended})
+        self._write_end({**head, **ended})
         summary = {**head, **ended, "resumed": self.resumed, "steps": self.records, "skipped": self.skipped}
         self.report("run_finished", summary=summary)
         return summary
@@ -125,26 +131,41 @@ class _Run:
         """Publish the config and run.json, and read what an earlier driver of this run has done."""
         digest = records.put_config(self.store, self.config)
         earlier = records.read_run(self.store, self.run_id)
-        if earlier and earlier.get("config") != digest:
-            raise ConfigError(
-                f"run {self.run_id!r} was started with another config (sha256 {str(earlier.get('config'))[:12]}…, "
-                f"this one is {digest[:12]}…); use a new run id, or the config of that run to resume it"
-            )
+        head = {"version": 1, "run": self.run_id, "name": self.config["name"], "config": digest, "started": utc(), **whoami()}
+        if earlier is None and not records.write_run(self.store, self.run_id, {**head, "state": RUNNING}, is_new=True):
+            earlier = records.read_run(self.store, self.run_id)  # somebody else was a moment quicker
+        if earlier is not None:
+            self._refuse_other(earlier, digest)
+            head["started"] = earlier["started"]
+            records.write_run(self.store, self.run_id, {**head, "state": RUNNING})
+        self.earlier = earlier
         before = records.results(self.store, self.run_id) if earlier else {}
         self.good = {step: record for step, record in before.items() if record["class"] == outcome.SUCCESS}
         self.attempts = {step: record["attempt"] for step, record in before.items()}
         self.resumed = [step for step in self.steps if step in self.good]
-        head = {
-            "version": 1,
-            "run": self.run_id,
-            "name": self.config["name"],
-            "config": digest,
-            "started": earlier["started"] if earlier else utc(),
-            **whoami(),
-        }
-        records.write_run(self.store, self.run_id, {**head, "state": "running"})
         self.report("run_started", run=self.run_id, steps=list(self.steps), resumed=self.resumed)
         return head
+
+    def _refuse_other(self, earlier: Mapping[str, Any], digest: str) -> None:
+        """Refuse a run of another config, and one whose driver lives: two would take steps from each other."""
+        if earlier.get("config") != digest:
+            raise ConfigError(
+                f"run {self.run_id!r} was started with another config (sha256 {str(earlier.get('config'))[:12]}…, "
+                f"this one is {digest[:12]}…); use a new run id, or the config of that run to resume it"
+            )
+        if earlier.get("state") == RUNNING and not _is_me(earlier) and is_alive(earlier):
+            raise DuplicateError(
+                f"run {self.run_id!r} has a driver: process {earlier['pid']} on {earlier['host']}; "
+                "wait for it, cancel it, or start a new run with another run id"
+            )
+
+    def _write_end(self, record: Mapping[str, Any]) -> None:
+        """Write run.json; where another driver has the run, give it back as it was."""
+        if record["class"] == outcome.DUPLICATE and self.earlier is not None:
+            if not _is_me(records.read_run(self.store, self.run_id) or {}):
+                return
+            record = self.earlier
+        records.write_run(self.store, self.run_id, record)
 
     def _loop(self) -> None:
         while True:
@@ -153,6 +174,9 @@ class _Run:
             while not self.stopping and len(self.running) < self.max_parallel and (step := self._next()):
                 self._start(step)
             if not self.running and (self.stopping or not (self.due or self.graph.held())):
+                return
+            if self.until is not None and time.monotonic() >= self.until:
+                self._lose()
                 return
             for record in self.launcher.wait(self._timeout()):
                 self._ended(record)
@@ -174,12 +198,15 @@ class _Run:
 
     def _start(self, step: str) -> None:
         self.attempts[step] = self.attempts.get(step, 0) + 1
-        self.running.add(step)
         self.report("step_started", step=step, attempt=self.attempts[step])
+        self.running.add(step)
         try:
             self.launcher.start(step, self.memory.get(step, self.steps[step]["resources"]["memory"]))
         except ZenRunnerError as error:
             self._ended(record_of(self.run_id, step, self.attempts[step], error))
+        except Exception as error:  # noqa: BLE001 - nobody runs this attempt, so it must end here
+            reason = InfraError(f"zen-runner failed while it started the step: {type(error).__name__}: {error}")
+            self._ended(record_of(self.run_id, step, self.attempts[step], reason))
 
     def _ended(self, record: Record) -> None:
         step = record["step"]
@@ -227,17 +254,26 @@ class _Run:
         self.skipped[step] = because
         self.report("step_skipped", step=step, because=because)
 
-    def _stop(self, because: str) -> None:
+    def _stop(self, because: str, linger: float = LINGER) -> None:
         self.stopping = because
+        self.until = time.monotonic() + linger + max(float(spec["grace_period"] or 0) for spec in self.steps.values())
         if self.running:
             self.launcher.stop()
 
+    def _lose(self) -> None:
+        """Make up the records of attempts that should have ended long ago; closing the launcher ends what is left of them."""
+        for step in sorted(self.running):
+            error = Terminated("asked to stop, and not heard of since")
+            self._ended(record_of(self.run_id, step, self.attempts[step], error))
+
     def _abort(self, error: BaseException) -> None:
         """After a failure of the launcher itself: let what runs end in peace, as far as it still can be watched."""
+        linger = LOST
         if isinstance(error, ZenRunnerError):
+            linger = LINGER
             self.verdict = self.verdict or (error.outcome_class, error.exit_code, str(error))
         try:
-            self._stop(self.stopping or str(error) or type(error).__name__)
+            self._stop(self.stopping or str(error) or type(error).__name__, linger)
             self._loop()
         except ZenRunnerError:
             pass  # the first failure is the one to tell; closing the launcher ends the rest
@@ -249,6 +285,11 @@ class _Run:
         if self.stopping and (left or len(self.records) < len(self.steps)):
             return outcome.TERMINATED, outcome.code_of(outcome.TERMINATED), self.stopping
         return outcome.SUCCESS, 0, ""
+
+
+def _is_me(record: Mapping[str, Any]) -> bool:
+    """Return whether a record was written by this process."""
+    return all(record.get(name) == value for name, value in whoami().items())
 
 
 def record_of(run_id: str, step: str, attempt: int, error: ZenRunnerError) -> Record:

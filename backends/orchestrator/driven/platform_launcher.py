@@ -121,7 +121,7 @@ class PlatformLauncher:
                 if container.phase is Phase.CREATED and not isinstance(error, InfraError):
                     container.settle()
                 record = post_mortem.make_record(container, error.outcome_class, str(error))
-        except Exception as error:  # noqa: BLE001 - a fault of ours must end the attempt, which somebody waits for
+        except BaseException as error:  # noqa: BLE001 - a fault of ours, or a library's panic, must end the attempt, which somebody waits for
             reason = InfraError(f"zen-runner failed while it followed the container: {type(error).__name__}: {error}")
             record = {**record_of(self._run, container.labels.step, 0, reason), "log_tail": traceback.format_exc()}
         if container.phase is not Phase.SETTLED:

@@ -23,7 +23,8 @@ def find_claim(container: Container) -> tuple[claims.Attempt | None, Record | No
     store, run, step = container.store, container.labels.run, container.labels.step
     for number in reversed(records.attempts(store, run, step)):
         claim = records.read_json(store, keys.claim(run, step, number)) or {}
-        if (claim.get("platform") or {}).get("attempt") == container.labels.attempt:
+        platform = claim.get("platform")
+        if isinstance(platform, dict) and platform.get("attempt") == container.labels.attempt:
             attempt = claims.Attempt(store, run, step, number, str(claim.get("token")))
             return attempt, records.result(store, run, step, number)
     return None, None

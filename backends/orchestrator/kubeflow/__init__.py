@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from backends.config.naming import looks_secret
+from backends.arguments import positive, public_variables, refuse, wrong
 from backends.errors import ConfigError, Problem
 from backends.orchestrator.kubeflow.limits import TASK, TASK_LIMITS
 from backends.orchestrator.kubeflow.platform import KubeflowPlatform
@@ -65,18 +65,13 @@ class OrchestratorKubeFlowBackend(PipelineBackend):
         startup_timeout: float | None = 1800.0,
         deadline: float | None = None,
     ) -> None:
-        problems = []
+        problems = positive(request_timeout=request_timeout)
         if token is not None and (len(token) != 1 or not token.keys() <= {"env", "file"}):
-            problems.append(Problem("", "args.token", "must be {env: NAME} or {file: PATH}; no token belongs into a config"))
+            problems.append(wrong("token", "must be {env: NAME} or {file: PATH}; no token belongs into a config"))
         if not experiment.strip() or len(experiment) > 128:
-            problems.append(Problem("", "args.experiment", f"must have 1 to 128 characters, not {len(experiment)}"))
-        if env:
-            why = "this name looks secret, and a config is stored and printed; use the config's `secrets`"
-            problems += [Problem("", f"args.env.{name}", why) for name in env if looks_secret(name)]
-        if request_timeout <= 0:
-            problems.append(Problem("", "args.request_timeout", f"must be more than 0 seconds, not {request_timeout:g}"))
-        if problems:
-            raise ConfigError(problems)
+            problems.append(wrong("experiment", f"must have 1 to 128 characters, not {len(experiment)}"))
+        why = "this name looks secret, and a config is stored and printed; use the config's `secrets`"
+        refuse([*problems, *public_variables(env or {}, secret=why)])
         self.host = host
         self.namespace = namespace
         self.token = token

@@ -300,14 +300,16 @@ class RemoteBackend(OrchestratorBaseBackend):
 
         Args:
             handle: what ``submit`` returned.
-            step: the step's name.
-            follow: go on until the step has ended, its retries included.
+            step: the step's name; None for the driver, whose log is the platform's.
+            follow: go on until the step has ended, its retries included; for the driver, until the run has.
 
         Raises:
-            UsageError: there is no such step.
+            UsageError: there is no such step, or no driver.
         """
         view = self.view(handle)
         steps = list(view.config["steps"])
+        if step is None and self.runs_a_driver:
+            return view.driver_log(follow)
         if step is None:
             raise UsageError(f"run {handle['run']!r} has no driver; name one of its steps: {', '.join(steps)}")
         if step not in steps:

@@ -163,7 +163,8 @@ class Follower:
 
     def _attempt(self, status: RunStatus, step: str) -> int:
         record, said = status.records.get(step), (status.said or {}).get(step)
-        return (record["attempt"] if record is not None else 0) or (said is not None and said.attempt) or 1
+        number = (record["attempt"] if record is not None else 0) or (said is not None and said.attempt)
+        return number or status.attempts.get(step, 1)
 
     def _finish(self, status: RunStatus, began: float) -> dict[str, Any]:
         view, handle = self._view, self._life.handle
@@ -185,7 +186,7 @@ class Follower:
             "ended": utc(),
             "seconds": round(time.monotonic() - began, 3),
         }
-        if ended and status.ended is None:
+        if ended and (status.ended is None or self._verdict is not None):
             records.write_run(view.store, view.run, head)
         skipped = {step: status.because(step) for step, state in status.states.items() if state == SKIPPED}
         steps = {step: status.records[step] for step in view.config["steps"] if step in status.records}

@@ -84,8 +84,8 @@ def contract(config: Mapping[str, Any], key: str, step: str, run: str) -> dict[s
     env = {"ZEN_RUNNER_RUN_ID": run}
     if key:
         env["ZEN_RUNNER_STEP"] = key
-    image = config["steps"][step]["image"]
-    if "@sha256:" in image:
+    image = config["steps"][step]["image"] if key else config["image"]
+    if "@sha256:" in (image or ""):
         env["ZEN_RUNNER_IMAGE_DIGEST"] = image
     return env
 

@@ -203,7 +203,9 @@ class PipelineBackend(RemoteBackend):
     def statuses(self, platform: Platform, state: Mapping[str, Any]) -> dict[str, JobStatus]:
         if "run" not in state:
             return {}
-        whole = platform.look([state["run"]])[state["run"]]
+        whole = platform.look([state["run"]]).get(state["run"])
+        if whole is None:
+            return {}
         unnamed = JobStatus(SKIPPED if whole.state in ENDED else PENDING)
         return {WHOLE_RUN: whole, **{step: whole.members.get(task, unnamed) for task, step in state["tasks"].items()}}
 

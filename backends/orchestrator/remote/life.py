@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from backends.orchestrator.remote.submission import SUBMITTED, SUBMITTING, holder_of, is_at_work
-from backends.platform import JobStatus
-from backends.states import PENDING
-from backends.store import records
+from backends.outcome import SUCCESS, TERMINATED
+from backends.platform import WHOLE_RUN, JobStatus
+from backends.states import CANCELLED, FAILED, PENDING, SUCCEEDED, UNKNOWN
+from backends.store import keys, records
 from backends.store.records import read_handle
 from backends.view import Life
 
@@ -38,7 +39,7 @@ class PlatformLife(Life):
     """
 
     def __init__(self, backend: Asked, platform: Platform, store: Store, handle: Mapping[str, Any]) -> None:
-        self.is_driver = backend.runs_a_driver
+        self.is_driver = self.holds_steps = backend.runs_a_driver
         self.handle = dict(handle)
         self.platform = platform
         self._backend = backend
@@ -59,12 +60,23 @@ class PlatformLife(Life):
 
     def look(self, steps: Collection[str]) -> dict[str, JobStatus]:
         self.handle = read_handle(self._store, self.handle["run"]) or self.handle
-        is_asked = self.is_driver or not frozenset(self.handle["resumed"]).issuperset(steps)
+        is_done = frozenset(self.handle["resumed"]).issuperset(steps)
+        is_asked = self.is_driver or not is_done
         said = self._backend.statuses(self.platform, self.handle["state"]) if is_asked else {}
         self.problem = "" if self.handle["phase"] == SUBMITTED else self._why_not_submitted()
         if self.handle["phase"] == SUBMITTING and not self.problem:
-            return {**dict.fromkeys(steps, JobStatus(PENDING)), **said}
-        return said
+            return {**dict.fromkeys((*steps, WHOLE_RUN), JobStatus(PENDING)), **said}
+        return {WHOLE_RUN: self._whole(said.get(WHOLE_RUN), is_done)} if self.is_driver else said
+
+    def _whole(self, whole: JobStatus | None, is_done: bool) -> JobStatus:
+        """Return how a run does whose driver has not written how it ended, as far as its platform knows."""
+        if whole is None and is_done:
+            return JobStatus(SUCCEEDED, kind=SUCCESS)  # there was nothing left to start
+        if whole is not None and whole.state not in (FAILED, UNKNOWN):
+            return whole
+        if self._store.exists(keys.cancel(self.handle["run"])):  # a driver that was ended at once could not write that
+            return JobStatus(CANCELLED, "the run was cancelled", kind=TERMINATED)
+        return whole or JobStatus(UNKNOWN)
 
     def read_ending(self) -> Mapping[str, Any] | None:
         run = records.read_run(self._store, self.handle["run"]) or {} if self.is_driver else {}

@@ -5,17 +5,17 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
+from backends import outcome
 from backends.errors import ZenRunnerError
 from backends.orchestrator.remote.backend import RemoteBackend, Sending
-from backends.orchestrator.remote.job import Names
+from backends.orchestrator.remote.job import Job, Names
 from backends.outcome import INFRA, TERMINATED
 from backends.platform import WHOLE_RUN, JobStatus
-from backends.states import CANCELLED, FAILED, PENDING, SUCCEEDED, UNKNOWN
+from backends.states import CANCELLED, ENDED, FAILED, UNKNOWN
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
-    from backends.orchestrator.remote.job import Job
     from backends.platform import Document, Platform
 
 
@@ -36,7 +36,7 @@ class MachineBackend(RemoteBackend):
     def render(
         self, config: Mapping[str, Any], run_id: str = "RUN", done: Collection[str] = frozenset(), number: int = 1
     ) -> list[Document]:
-        """Return the one document: the machine, or the container.
+        """Return the one document: the machine, or the container. It has what the most demanding step asks for.
 
         Args:
             config: the resolved config, shipped or not.
@@ -44,12 +44,25 @@ class MachineBackend(RemoteBackend):
             done: steps that have a good result already; the driver inside sees that itself.
             number: the round.
         """
-        first = next(iter(config["steps"]))
+        steps = config["steps"]
         names = Names(self.rule, config["store"], run_id, number)
-        env = self.environments(config, run_id, {"": first})[""]
-        spec = {**config["steps"][first], "image": config["image"], "timeout": None}
-        job = self._job(config, run_id, "", spec)
-        return [self.render_machine(job._replace(name=names.of("machine"), env=env))]
+        env = self.environments(config, run_id, {"": next(iter(steps))})[""]
+        most = {name: max(spec["resources"][name] or 0 for spec in steps.values()) for name in ("cpu", "memory", "gpu")}
+        job = Job(
+            key="",
+            name=names.of("machine"),
+            run=run_id,
+            pipeline=config["name"],
+            image=config["image"],
+            env=env,
+            secrets=config["secrets"],
+            cpu=most["cpu"] or None,
+            memory=most["memory"] or None,
+            gpu=most["gpu"],
+            timeout=self.deadline,
+            retry={"limit": 0, "on": []},  # the driver inside tries its steps again
+        )
+        return [self.render_machine(job)]
 
     def send(self, sending: Sending) -> None:
         platform, state = sending.platform, sending.state
@@ -69,24 +82,42 @@ class MachineBackend(RemoteBackend):
         sending.save()
 
     def statuses(self, platform: Platform, state: Mapping[str, Any]) -> dict[str, JobStatus]:
-        if "machine" not in state:
-            return {WHOLE_RUN: JobStatus(PENDING if "name" not in state else UNKNOWN)}
-        status = platform.look([state["machine"]]).get(state["machine"])
+        machine = _find(platform, state)
+        if machine is None:
+            return {}
+        status = platform.look([machine]).get(machine)
         if status is None:
-            return {WHOLE_RUN: JobStatus(UNKNOWN, f"the platform knows nothing of {state['machine']!r} any more")}
-        if status.state not in (SUCCEEDED, FAILED, CANCELLED):
+            why = f"the platform knows nothing of {machine!r} any more; cancel the run, and submit it again to resume it"
+            return {WHOLE_RUN: JobStatus(UNKNOWN, why)}
+        if status.state not in ENDED:
             return {WHOLE_RUN: status}
         # It has ended, and its driver has not written how the run did.
-        kind = status.kind or (TERMINATED if status.state == CANCELLED else INFRA)
-        why = status.message or "it gives no reason"
-        message = f"{state['machine']} ended before its run had: {why}; a run with the same run id resumes"
+        why = status.message or ("it gives no reason" if status.exit_code is None else f"exit status {status.exit_code}")
+        message = f"{machine} ended before its run had: {why}; a run with the same run id resumes"
+        kind = _kind_of(status)
         return {WHOLE_RUN: JobStatus(CANCELLED if kind == TERMINATED else FAILED, message, kind=kind)}
 
     def end(self, platform: Platform, state: Mapping[str, Any]) -> None:
-        if "name" not in state:
-            return
-        if machine := state.get("machine") or platform.find(state["name"]).get(state["name"]):
+        if machine := _find(platform, state):
             platform.end([machine])
 
     def platform_log(self, platform: Platform, state: Mapping[str, Any], step: str) -> Iterator[bytes]:
-        return platform.log(state["machine"]) if "machine" in state else iter(())
+        """Yield what the machine printed, which is its driver's log; a step's own is in the store alone."""
+        machine = _find(platform, state) if step == WHOLE_RUN else None
+        return iter(()) if machine is None else platform.log(machine)
+
+
+def _find(platform: Platform, state: Mapping[str, Any]) -> str | None:
+    """Return the machine's id; by its name where the answer to its start was lost, or who got it has died."""
+    if "name" not in state:
+        return None
+    return state.get("machine") or platform.find(state["name"]).get(state["name"])
+
+
+def _kind_of(status: JobStatus) -> str:
+    """Return the class of a run whose machine ended early: one in which a machine can end, or that no other try would change."""
+    if status.kind is not None:
+        return status.kind
+    if status.state == CANCELLED or (status.exit_code is not None and outcome.row_of(status.exit_code).retry == "never"):
+        return status.verdict()[0]
+    return INFRA

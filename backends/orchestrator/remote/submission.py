@@ -84,6 +84,7 @@ class Submission:
         self._stop_requested = stop_requested
         self._number = 1
         self._before: Handle | None = None
+        self._run_before: Mapping[str, Any] | None = None
 
     def submit(self) -> Handle:
         """Return the run's handle, once all of it is with the platform."""
@@ -92,7 +93,8 @@ class Submission:
             return handle
         state, done = handle["state"], frozenset(handle["resumed"])
         try:
-            self._write_run()
+            if state.keys() == {"round"}:  # else it has been written, and who runs in it may have written it anew
+                self._write_run()
             if not done.issuperset(self._shipment.config["steps"]):
                 self._backend.send(state, done, lambda: self._save(handle), self._check_stop)
             handle["phase"] = SUBMITTED
@@ -207,7 +209,7 @@ class Submission:
         )
 
     def _write_run(self) -> None:
-        earlier = records.read_run(self._store, self._run) or {}
+        earlier = self._run_before = records.read_run(self._store, self._run) or {}
         record = {
             "name": self._shipment.config["name"],
             "config": self._shipment.sha,
@@ -235,12 +237,15 @@ class Submission:
 
     def _undo(self) -> None:
         """Leave the run as it was before: nothing of it was started."""
+        has_results = self._run_before and records.results(self._store, self._run)
+        if self._run_before and has_results:
+            records.write_run(self._store, self._run, self._run_before)
         if self._before is not None and self._before["state"].keys() != {"round"}:
             self._put({**self._before, "number": self._number})
             return
         for number in range(2, self._number + 1):
             self._store.delete(keys.lease(self._run, number))
-        if not records.results(self._store, self._run):
+        if not has_results:
             self._store.delete(keys.run_record(self._run))
         self._store.delete(keys.handle(self._run))
 
@@ -254,7 +259,7 @@ def holder_of(store: Store, handle: Mapping[str, Any]) -> tuple[int, Mapping[str
 
 
 def is_at_work(store: Store, run: str, number: int, holder: Mapping[str, Any]) -> bool:
-    """Tell whether the process that took on a submission lives."""
+    """Return whether the process that took on a submission lives."""
     lives = is_alive(holder)
     if lives is not None:
         return lives

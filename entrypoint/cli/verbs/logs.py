@@ -50,7 +50,8 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
         return record is not None and ("class" in record or is_alive(record) is False)
 
     submitted = backend_of(store, run)
-    remote = submitted is not None and "pid" not in (records.read_run(store, run) or {})
+    driver = records.read_run(store, run) or {}
+    remote = submitted is not None and ("pid" not in driver or is_alive(driver) is None)
     if submitted is not None and remote:
         view = submitted[0].view(submitted[1])
         ended = Slowly(lambda: view.look().state() in ENDED, _ASK_EVERY)
