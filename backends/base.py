@@ -19,7 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from typing import Any, ClassVar, Self
 
+    from backends.config.transport import Limits
     from backends.execution import Execution, Report
+    from backends.names import Rule
+    from backends.orchestrator.remote.job import Job
+    from backends.platform import Document, Platform
     from backends.store.base import Store
     from backends.view import RunView
 
@@ -268,9 +272,57 @@ class ProcessingBaseBackend(BaseBackend):
 
 
 class TrainingBaseBackend(BaseBackend):
-    """Where a step that trains runs; without one, in the step's own container."""
+    """Where a step that trains runs: where it was started, or as a job of a platform.
+
+    A backend of the second kind says so in ``runs_here`` and writes ``render_job`` and ``platform``. The job is an ordinary
+    container: it claims the step and writes its record, and whoever started it only waits.
+
+    Attributes:
+        limits: what the platform holds of a config.
+        rule: what the platform takes for a name.
+        config_path: where a mounted config lies in the container.
+        startup_timeout: seconds that the job may take until it runs; None for ever. A backend makes this an argument of its own.
+    """
 
     BACKEND_TYPE = "training"
+    limits: ClassVar[Limits]
+    rule: ClassVar[Rule]
+    config_path: ClassVar[str] = ""
+    startup_timeout: float | None = 3600.0
+
+    def runs_here(self) -> bool:
+        """Return whether a step runs where it was started, and not as a job of a platform."""
+        return True
+
+    def mounts(self) -> list[str]:
+        """Return the local directories that the container sees under the same paths."""
+        return []
+
+    def count_variables(self, env: Mapping[str, str]) -> int:
+        """Return what a container's variables beside the config count towards ``limits``."""
+        return 0
+
+    def render_job(self, job: Job, config: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> list[Document]:
+        """Return what the platform is asked to start, after the documents of what that refers to; offline.
+
+        Args:
+            job: the container.
+            config: the shipped config.
+            environ: that of whoever starts it; None leaves out all that depends on it.
+
+        Raises:
+            ConfigError: the platform can't run this.
+            PlacementError: something is missing where it is started, such as a secret's variable.
+        """
+        raise TypeError(f"{type(self).__qualname__} runs a step where it was started, or must define render_job")
+
+    def platform(self, store: Store) -> Platform:
+        """Return the platform, for one job.
+
+        Args:
+            store: the run's.
+        """
+        raise TypeError(f"{type(self).__qualname__} runs a step where it was started, or must define platform")
 
 
 def class_of(role: str, source: str) -> type[BaseBackend]:

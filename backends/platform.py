@@ -123,6 +123,10 @@ class Platform(ABC):
             ids: in the order in which they were started.
         """
 
+    def forget(self, job: str) -> None:
+        """Remove what the platform keeps of a job that nobody asks for any more; it has ended, or is about to."""
+        return  # most platforms do so by themselves
+
     def log(self, job: str, member: int | None = None) -> Iterator[bytes]:
         """Yield what the platform kept of a job's output, from its beginning.
 

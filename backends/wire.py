@@ -21,13 +21,20 @@ def _reject_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if value - value:  # infinite, so that it could not be written again
+        raise ValueError(f"{text[:40]} is more than a number can be")
+    return value
+
+
 class _Scanner:
     """The attributes that ``_json.make_scanner`` reads, as ``json.JSONDecoder`` has them."""
 
     strict = True
     object_hook = None
     object_pairs_hook = None
-    parse_float = float
+    parse_float = staticmethod(_finite)
     parse_int = int
     parse_constant = staticmethod(_reject_constant)
     memo: dict[str, str] = {}  # noqa: RUF012 - the C code wants it here
@@ -72,14 +79,14 @@ def loads(text: str | bytes) -> Any:
     """Return the value of one JSON document.
 
     Raises:
-        ValueError: it is not JSON, or not UTF-8.
+        ValueError: it is not JSON, not UTF-8, or has a number that is no finite float.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8")
     if _HALVES is None:
         import json
 
-        return json.loads(text, parse_constant=_reject_constant)
+        return json.loads(text, parse_float=_finite, parse_constant=_reject_constant)
     start, end = 0, len(text)
     while start < end and text[start] in _SPACE:
         start += 1
@@ -91,7 +98,7 @@ def loads(text: str | bytes) -> Any:
         pass  # the bare scanner can't word its errors; the library says it properly
     import json
 
-    return json.loads(text, parse_constant=_reject_constant)
+    return json.loads(text, parse_float=_finite, parse_constant=_reject_constant)
 
 
 def sha256(data: bytes) -> str:

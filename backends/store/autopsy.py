@@ -6,7 +6,6 @@ Loaded only where a step's last attempt did not end well.
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import tempfile
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends import outcome, process, wire
-from backends.store import keys, records
+from backends.store import keys, records, trees
 
 if TYPE_CHECKING:
     from backends.store.base import Store
@@ -66,10 +65,10 @@ def clean_up(store: Store, place: Place) -> None:
     owner = records.read_json(store, keys.claim(*place)) or {}
     kill_processes(owner.get("token"))
     if store.root is not None:
-        shutil.rmtree(store.url_of(keys.scratch(*place)), ignore_errors=True)
+        trees.remove(store.url_of(keys.scratch(*place)))
     elif process.is_visible(owner) and _is_scratch(owner.get("scratch")):
         _save_log(store, place, owner)
-        shutil.rmtree(owner["scratch"], ignore_errors=True)
+        trees.remove(owner["scratch"])
 
 
 def _is_scratch(path: object) -> bool:

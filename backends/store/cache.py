@@ -6,10 +6,11 @@ from backends import outcome, wire
 from backends.errors import UsageError
 from backends.store import keys
 from backends.store.records import read_json, result
+from backends.store.trees import go_on
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from backends.store.base import Store
@@ -33,8 +34,14 @@ def cache_key(name: str, step: Mapping[str, Any], inputs: Mapping[str, str], cod
     return wire.sha256(text.encode())
 
 
-def cache_get(store: Store, key: str) -> Record | None:
-    """Return the record of an earlier success with this cache key; None without one, or if its artifacts are gone."""
+def cache_get(store: Store, key: str, *, check: Callable[[], None] = go_on) -> Record | None:
+    """Return the record of an earlier success with this cache key; None without one, or if its artifacts are gone or changed.
+
+    Args:
+        store: where the cache is.
+        key: as `cache_key` made it.
+        check: called for each file and block; what it raises ends the work.
+    """
     entry = read_json(store, keys.cache(key))
     if entry is None:
         return None
@@ -44,7 +51,7 @@ def cache_get(store: Store, key: str) -> Record | None:
             return None
         from backends.store import artifacts
 
-        whole = all(artifacts.exists(store, artifact) for artifact in record["outputs"].values())
+        whole = all(artifacts.is_whole(store, artifact, check=check) for artifact in record["outputs"].values())
     except (KeyError, TypeError, ValueError, AttributeError, UsageError):
         return None
     return record if whole else None

@@ -1,7 +1,9 @@
 """Every key of the store's layout, and the rules for ids in it.
 
 runs/<run>/run.json  handle.json  cancel.json  submit.<n>.json  beam.log
-runs/<run>/<step>/<attempt>/claim.json  heartbeat.json  log/000001.txt …  result.json  replay.json  out/<name>…  tmp/
+runs/<run>/<step>/job.<n>.json
+runs/<run>/<step>/<attempt>/claim.json  heartbeat.json  log/000001.txt …  result.json  replay.json  out/<name>…
+                             tmp/  unpublished/
 configs/<sha256>.json  cache/<key>.json  code/<sha256>.tar.gz
 """
 
@@ -51,6 +53,18 @@ def step(run_id: str, step: str) -> str:
     return f"{RUNS}/{run_id}/{step}"
 
 
+def job(run_id: str, step: str, number: int | str) -> str:
+    """Return where it says what platform the n-th job of a step was given to, and by whom."""
+    return f"{RUNS}/{run_id}/{step}/job.{number}.json"
+
+
+def parse_job(name: str) -> int | None:
+    """Return the number of the `job` whose name in its step's folder is given; None for any other name."""
+    head, _, rest = name.partition(".")
+    number, _, suffix = rest.partition(".")
+    return int(number) if (head, suffix) == ("job", "json") and number.isdecimal() else None
+
+
 def attempt(run_id: str, step: str, number: int | str) -> str:
     """Return the folder of an attempt, under which everything of it lies."""
     return f"{RUNS}/{run_id}/{step}/{number}"
@@ -93,6 +107,11 @@ def out(run_id: str, step: str, number: int, name: str) -> str:
 def scratch(run_id: str, step: str, number: int) -> str:
     """Return the folder that lives as long as the attempt."""
     return f"{RUNS}/{run_id}/{step}/{number}/tmp"
+
+
+def unpublished(run_id: str, step: str, number: int) -> str:
+    """Return where a failed attempt's outputs stay for a look, on a local store."""
+    return f"{RUNS}/{run_id}/{step}/{number}/unpublished"
 
 
 def config(sha: str) -> str:

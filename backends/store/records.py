@@ -138,6 +138,18 @@ def result(store: Store, run: str, step: str, number: int) -> Record | None:
     return record if record is not None and "class" in record else None
 
 
+def last_job(store: Store, run: str, step: str) -> tuple[int, dict[str, Any] | None]:
+    """Return the number of a step's last job, 0 if it had none, and what was noted of it when it was given to its platform.
+
+    Returns:
+        The number, and ``version``, ``run``, ``step``, ``round``, ``name``, ``at``, ``backend`` (a block), who gave it away,
+        and ``job``, the platform's id, once that was known; None where the note is gone.
+    """
+    numbers = map(keys.parse_job, store.names(keys.step(run, step)))
+    last = max((number for number in numbers if number is not None), default=0)
+    return last, read_json(store, keys.job(run, step, last)) if last else None
+
+
 def good_result(store: Store, run: str, step: str) -> Record | None:
     """Return the record of the step's success in this run, or None."""
     return good_of(store, run, step, attempts(store, run, step))

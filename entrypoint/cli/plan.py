@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from backends import graph
 from entrypoint.cli.groups import large_groups
 from entrypoint.cli.terminal import columns
+from entrypoint.runtime.run import runs_elsewhere
 
 if TYPE_CHECKING:
     from entrypoint.cli.config import Config
@@ -68,7 +69,8 @@ def plan_table(config: Config, plan: Sequence[PlannedStep]) -> list[str]:
 
 
 def _target(step: Mapping[str, Any]) -> str:
+    where = f", as a job on {step['backend']['source']}" if runs_elsewhere(step) else ""
     for kind in ("call", "beam", "spark"):
         if kind in step:
-            return f"{kind} {step[kind]}"
-    return f"run {shlex.join(step['run'])}"
+            return f"{kind} {step[kind]}{where}"
+    return f"run {shlex.join(step['run'])}{where}"

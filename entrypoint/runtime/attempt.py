@@ -15,19 +15,20 @@ from time import monotonic
 
 from backends import outcome
 from backends.errors import DuplicateError, PlacementError, ZenRunnerError
-from backends.files import remove_tree
 from backends.store.cache import cache_put
 from backends.store.claims import AlreadyDone
-from entrypoint.runtime import cached, command, verdict
+from entrypoint.runtime import cached, command, leftovers, verdict
 from entrypoint.runtime.aside import left_behind
 from entrypoint.runtime.blame import CLAIM, PREPARE, PUBLISH, STORE, blame
 from entrypoint.runtime.claimed import LOOK_AGAIN
 from entrypoint.runtime.inputs import Inputs
+from entrypoint.runtime.run import runs_elsewhere
 from entrypoint.runtime.stop import SLACK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from backends.store.records import Record
+    from entrypoint.runtime.child import Process
     from entrypoint.runtime.claimed import Claimed, Task
     from entrypoint.runtime.gpu.claim import Claim
 
@@ -49,6 +50,7 @@ class Attempt:
         self._task = task
         self._stop = task.stop
         self._claimed: Claimed | None = None
+        self._waiting: Process | None = None  # what waits here for the step's job, which has the claim
         self._gpus: Claim | None = None
         self._no_gpus: ZenRunnerError | None = None
         self._phase = CLAIM
@@ -76,13 +78,15 @@ class Attempt:
     def stop(self) -> None:
         """Ask it to stop; the grace period of a process begins."""
         self._stop.ask()
-        if self._claimed is not None and self._claimed.meter.process is not None:
-            self._claimed.meter.process.stop("terminated")
+        if (process := self._process()) is not None:
+            process.stop("terminated")
+
+    def _process(self) -> Process | None:
+        return self._claimed.meter.process if self._claimed is not None else self._waiting
 
     def look(self) -> float | None:
         """Give up on a thread that doesn't answer; return the time of the monotonic clock at which to look again, if any."""
-        claimed = self._claimed
-        process = claimed.meter.process if claimed is not None else None
+        claimed, process = self._claimed, self._process()
         if self.record is not None or (process is not None and not process.is_gone):
             return None
         due, end = self._stop.due(), self._stop.end()
@@ -113,12 +117,14 @@ class Attempt:
         """Return how the attempt ended, whatever is raised on the way."""
         try:
             self._stop.check()
+            if runs_elsewhere(self._task.step):
+                return self._wait_elsewhere()
             claimed = self._claimed = self._claim()
             self._phase = PREPARE
             self._stop.enter("to fetch its inputs")
             self._stop.check()
             inputs = self._prepare(claimed)
-            record = cached.look(claimed, inputs) if self._task.step["cache"] else None
+            record = cached.look(claimed, inputs, check=self._stop.check) if self._task.step["cache"] else None
             if record is not None:
                 return record
             self._stop.check()
@@ -129,11 +135,23 @@ class Attempt:
             process.wait()
             self._phase = PUBLISH
             self._stop.enter("to publish its outputs", has_grace=True)
-            return verdict.judge(claimed, inputs, process)
+            return verdict.judge(claimed, inputs, process, check=self._stop.check)
         except AlreadyDone as done:
             return done.record
         except BaseException as error:  # noqa: BLE001 - it must end the attempt, for whose record somebody waits
             return self._blame(error)
+
+    def _wait_elsewhere(self) -> Record:
+        """Have the step run as a job of its training platform, and return the record that the job wrote."""
+        from entrypoint.runtime.waiting import Waiting
+
+        waiting = Waiting(self._task)
+        self._waiting = waiting.process
+        self._stop.enter("to end", has_grace=True, has_timeout=False)  # the process there keeps the timeout
+        if self._stop.end() is not None:  # it was asked for after the last look and before the process was known
+            waiting.process.stop("terminated")
+        waiting.process.wait()
+        return waiting.record()
 
     def _claim(self) -> Claimed:
         """Claim the step; while another holds it of whom nobody knows yet whether it lives, wait and look again."""
@@ -155,8 +173,8 @@ class Attempt:
                 os.mkdir(folder, 0o755)
             except FileExistsError:
                 pass
-        inputs = Inputs(claimed)
-        inputs.fetch()
+        inputs = Inputs(claimed.task.run, claimed.task.name)
+        inputs.fetch(claimed, check=self._stop.check)
         return inputs
 
     def _check_placement(self, claimed: Claimed) -> None:
@@ -248,21 +266,5 @@ def _close(claimed: Claimed, record: Record) -> Record:
     finally:
         if meter.group is not None and meter.group is not run.group:
             meter.group.remove()
-    _remove(claimed.scratch)
+    leftovers.clear(claimed, record)
     return record
-
-
-def _remove(folder: str) -> None:
-    """Remove the scratch directory; the usual few entries by hand, and whatever else there is with more care."""
-    try:
-        for name in os.listdir(folder):
-            path = os.path.join(folder, name)
-            if name in ("out", "in"):
-                os.rmdir(path)
-            else:
-                os.unlink(path)
-        os.rmdir(folder)
-    except FileNotFoundError:
-        return
-    except OSError:
-        remove_tree(folder)

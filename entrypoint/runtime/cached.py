@@ -7,10 +7,12 @@ import os
 from backends import outcome
 from backends.config import placeholders
 from backends.store.cache import cache_get, cache_key
+from backends.store.trees import go_on
 from entrypoint.runtime.proc import find_program
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from backends.store.records import Record
@@ -19,26 +21,48 @@ if TYPE_CHECKING:
     from entrypoint.runtime.run import Run
 
 
-def look(claimed: Claimed, inputs: Inputs) -> Record | None:
-    """Return the attempt's record if its work was done before; note its cache key in any case."""
-    task = claimed.task
-    run, step = task.run, task.step
+def look(claimed: Claimed, inputs: Inputs, *, check: Callable[[], None] = go_on) -> Record | None:
+    """Return the attempt's record if its work was done before; note its cache key in any case.
+
+    Args:
+        claimed: the attempt.
+        inputs: what it was given.
+        check: called for each file and block of the artifacts; what it raises ends the work.
+    """
+    run = claimed.task.run
+    software = run.image_digest or _interpreter(run)
+    claimed.cache_key = key_of(run, claimed.task.name, inputs, claimed.digests, software)
+    before = cache_get(run.store, claimed.cache_key, check=check)
+    return None if before is None else repeat(claimed.record(outcome.SUCCESS, ""), before)
+
+
+def key_of(run: Run, name: str, inputs: Inputs, digests: Mapping[str, str], software: str) -> str:
+    """Return a step's cache key.
+
+    Args:
+        run: the step's.
+        name: the step.
+        inputs: what it is given.
+        digests: those of the inputs, by name.
+        software: the digest of the image that it runs in, or what names its Python.
+    """
+    step = run.config["steps"][name]
 
     def by_content(reference: tuple[str, ...]) -> Any:
         # Paths hold the run's id, so an input goes by its digest, and an output by its name.
         if reference[0] == "inputs":
-            return claimed.digests[reference[1]]
+            return digests[reference[1]]
         return list(reference) if reference[0] == "outputs" else inputs.look_up(reference)
 
     work = {**step, "env": {**run.config["env"], **step["env"]}, "foreach": None}
-    code, software = _code_digest(run), run.image_digest or _interpreter(run)
+    code = _code_digest(run)
     plain: Any = placeholders.substitute(work, by_content)
     plain["foreach"] = step["foreach"]  # whatever is in an item is no placeholder
-    claimed.cache_key = cache_key(task.name, plain, claimed.digests, code, software)
-    before = cache_get(run.store, claimed.cache_key)
-    if before is None:
-        return None
-    record = claimed.record(outcome.SUCCESS, "")
+    return cache_key(name, plain, digests, code, software)
+
+
+def repeat(record: Record, before: Record) -> Record:
+    """Return a success with what an earlier one of the same work has left."""
     record["outputs"] = before["outputs"]
     record["values"] = before["values"]
     record["cached_from"] = {"run": before["run"], "step": before["step"], "attempt": before["attempt"]}

@@ -8,7 +8,7 @@ import os
 from backends import wire
 from backends.config import placeholders
 from backends.errors import ConfigError, InfraError, PlacementError, UserError, ZenRunnerError
-from backends.store import keys
+from backends.store import keys, trees
 from entrypoint.runtime.identity import ARG
 from entrypoint.runtime.proc import find_program
 from entrypoint.runtime.run import has_framework
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from entrypoint.runtime.inputs import Inputs
 
 
+_SECRET = 131_072  # characters: no variable can be longer
+_MACHINES = {3: "i386", 40: "armv7l", 62: "x86_64", 183: "aarch64", 243: "riscv64", 21: "ppc64le", 22: "s390x"}
 ARGUMENT = 131_000  # bytes a single argument may have on Linux (MAX_ARG_STRLEN is 131,072), less a little
 SHIM = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "shims", "call.py")
 
@@ -37,8 +39,7 @@ def launch(claimed: Claimed, inputs: Inputs) -> Process:
     env = _environment(claimed, inputs)
     argv = _argv(claimed, inputs)
     for where, text in [*((f"run[{number}]", text) for number, text in enumerate(argv)), *env.items()]:
-        if "\0" in text:
-            raise ConfigError(f"steps.{task.name}: {where} holds a NUL character, which no program can be given")
+        _check_text(f"steps.{task.name}: {where}", text)
     _write_replay(claimed)
     group = task.run.group
     if task.memory is not None and group is not None:
@@ -54,11 +55,21 @@ def launch(claimed: Claimed, inputs: Inputs) -> Process:
     try:
         process = task.supervisor.spawn(argv, env, output=claimed.print, timeout=timeout, grace=grace)
     except OSError as error:
-        raise _unstartable(task, argv[0], error) from error
+        raise _unstartable(task, argv, env, error) from error
     claimed.meter.process = process
     if claimed.meter.gpus is not None:
         claimed.meter.gpus.watch(process)
     return process
+
+
+def _check_text(where: str, text: str) -> None:
+    if "\0" in text:
+        raise ConfigError(f"{where} holds a NUL character, which no program can be given")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        char = ascii(text[error.start])
+        raise ConfigError(f"{where} holds {char}, which is no text that a program can be given here ({error.encoding})") from None
 
 
 def _argv(claimed: Claimed, inputs: Inputs) -> list[str]:
@@ -116,12 +127,16 @@ def _environment(claimed: Claimed, inputs: Inputs) -> dict[str, str]:
 
 
 def _secret(name: str, reference: dict[str, Any], environ: Mapping[str, str]) -> str:
+    """Return a secret without the line end that an editor or ``echo`` leaves; from whichever place, it is the same text."""
     if "file" in reference:
         try:
-            with open(reference["file"], encoding="utf-8") as file:
-                return file.read().rstrip("\n")
+            with open(reference["file"], encoding="utf-8", newline="") as file:
+                text = file.read(_SECRET + 1)
         except (OSError, UnicodeDecodeError) as error:
             raise PlacementError(f"secrets.{name}: the file {reference['file']} can't be read: {error}") from error
+        if len(text) > _SECRET:
+            raise PlacementError(f"secrets.{name}: the file {reference['file']} is larger than a variable can be")
+        return text.rstrip("\r\n")
     # Kubernetes, AWS and Google hand a secret over as an environment variable of the secret's own name.
     variable = reference.get("env", name)
     if variable not in environ:
@@ -130,7 +145,7 @@ def _secret(name: str, reference: dict[str, Any], environ: Mapping[str, str]) ->
             f"secrets.{name}: ${variable} is not set here"
             + ("" if kind == "env" else f", and a {kind} reference can only be read by its platform")
         )
-    return environ[variable]
+    return environ[variable].rstrip("\r\n")
 
 
 def _traceparent(parent: str, run: str) -> str:
@@ -166,19 +181,62 @@ def _write_replay(claimed: Claimed) -> None:
     run.store.put(keys.replay(*claimed.attempt.place), wire.dumps(replay).encode())
 
 
-def _unstartable(task: Task, program: str, error: OSError) -> ZenRunnerError:
+def _unstartable(task: Task, argv: list[str], env: Mapping[str, str], error: OSError) -> ZenRunnerError:
+    program = argv[0]
+    why = why_not(program, env.get("PATH", os.defpath))
     if isinstance(error, FileNotFoundError):
         if task.kind != "run":
-            return PlacementError(f"no Python for the step: {program!r} is not on PATH; install one or set ZEN_RUNNER_PYTHON")
-        return _Unstartable(127, f"{program!r} was not found on the step's PATH")
+            return PlacementError(
+                f"no Python for the step: {program!r} is not on PATH{why}; install one or set ZEN_RUNNER_PYTHON"
+            )
+        return _Unstartable(127, f"{program!r} can't start{why}" if why else f"{program!r} was not found on the step's PATH")
     if isinstance(error, PermissionError) or error.errno == errno.ENOEXEC:
-        return _Unstartable(126, f"{error.filename or program!r} is not executable")
+        return _Unstartable(126, f"{program!r} can't start{why}" if why else f"{error.filename or program!r} is not executable")
     if error.errno == errno.E2BIG:
+        sizes = [(len(os.fsencode(text)), f"argument {number}") for number, text in enumerate(argv)]
+        sizes += [(len(os.fsencode(text)), f"${name}") for name, text in env.items()]
+        size, largest = max(sizes)
         return ConfigError(
-            f"steps.{task.name}: the command line and environment are larger than this system takes; "
-            "pass large values through an input file"
+            f"steps.{task.name}: the command line and environment are larger than this system takes "
+            f"(the largest: {largest}, {size} bytes); pass large values through an input file"
         )
     return InfraError(f"could not start {program!r}: {error.strerror}")
+
+
+def why_not(program: str, path: str) -> str:
+    """Return why a file that is there and executable can't start, as ``: …``; nothing where it has no such fault.
+
+    Args:
+        program: as the step's command line has it.
+        path: the PATH that it is looked up on.
+
+    Source: execve(2), "Interpreter scripts"; elf(5), ``e_machine``.
+    """
+    try:
+        fd, _ = trees.open_file(os.path.realpath(find_program(program, path)))
+    except (OSError, ZenRunnerError):
+        return ""
+    try:
+        head = os.read(fd, 256)
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+    if head.startswith(b"\x7fELF"):
+        machine = _MACHINES.get(int.from_bytes(head[18:20], "big" if head[5:6] == b"\2" else "little"), "another machine")
+        own = os.uname().machine
+        if machine != own:
+            return f": it is a program in the format of {machine}, and this machine is {own}; build it for this one"
+        return ": its loader or a library of its own format is not here; link it statically, or build it in this image"
+    if not head.startswith(b"#!"):
+        return ": its first line names no interpreter; begin it with one such as #!/bin/sh"
+    line = head[2:].partition(b"\n")[0]
+    if line.endswith(b"\r"):
+        return ": its first line ends in a carriage return, as Windows writes lines (CRLF); convert it: sed -i 's/\\r$//' FILE"
+    interpreter = os.fsdecode(line.split()[0]) if line.split() else ""
+    if not os.path.exists(interpreter):
+        return f": its first line names the interpreter {interpreter!r}, which is not here; install it, or name another"
+    return "" if os.access(interpreter, os.X_OK) else f": its interpreter {interpreter!r} is not executable"
 
 
 class _Unstartable(UserError):

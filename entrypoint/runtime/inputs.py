@@ -7,50 +7,60 @@ import os
 from backends.config import placeholders
 from backends.errors import InputError
 from backends.store import artifacts, digests, keys, records
+from backends.store.trees import go_on
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from backends.store.digests import Artifact
     from backends.store.records import Record
     from entrypoint.runtime.claimed import Claimed
+    from entrypoint.runtime.run import Run
 
 
 class Inputs:
     """What a step is given; `fetch` brings it here.
+
+    Args:
+        run: the step's.
+        name: the step.
 
     Attributes:
         paths: where the step finds each input: a path, or for ``as: url`` a URL; of what is gathered, a list of URLs.
         outputs: where the step writes each output: a path or a URL.
     """
 
-    def __init__(self, claimed: Claimed) -> None:
+    def __init__(self, run: Run, name: str) -> None:
         self.paths: dict[str, Any] = {}
         self.outputs: dict[str, str] = {}
-        self._claimed = claimed
-        self._run = claimed.task.run
-        self._name = claimed.task.name
-        self._step = claimed.task.step
+        self._run = run
+        self._name = name
+        self._step: dict[str, Any] = run.config["steps"][name]
         self._parents = records.good_results(self._run.store, self._run.inputs_run, self._step["parents"])
 
-    def fetch(self) -> None:
-        """Bring all inputs here, and make room for the outputs.
+    def fetch(self, claimed: Claimed, *, check: Callable[[], None] = go_on) -> None:
+        """Bring all inputs here, note their digests, and make room for the outputs.
+
+        Args:
+            claimed: the attempt that they are for.
+            check: called for each file and block; what it raises ends the work.
 
         Raises:
             InputError: one is missing, or a parent has no good result.
             InfraError: the store could not be read.
         """
         for name, source in self._step["inputs"].items():
-            self.paths[name] = self._fetch(name, source)
+            self.paths[name] = self._fetch(name, source, claimed, check)
         store = self._run.store
         for name in self._step["outputs"]:
             if self._step["as"] == "url":
-                self.outputs[name] = store.url_of(keys.out(*self._claimed.attempt.place, name))
+                self.outputs[name] = store.url_of(keys.out(*claimed.attempt.place, name))
                 if store.root is not None:
                     os.makedirs(os.path.dirname(self.outputs[name]), exist_ok=True)
             else:
-                self.outputs[name] = self._claimed.file(f"out/{name}")
+                self.outputs[name] = claimed.file(f"out/{name}")
         for parent in self._step["parents"]:
             self._parent(parent)
 
@@ -90,23 +100,44 @@ class Inputs:
             way = f"{way}.{part}"
         return value
 
-    def _fetch(self, name: str, source: dict[str, Any]) -> Any:
+    def unfetched_digests(self) -> dict[str, str] | None:
+        """Return the digests of all inputs, by name, as far as that needs none of them here; None if it does.
+
+        Raises:
+            InputError: one is missing, or a parent has no good result.
+            InfraError: the store could not be read.
+        """
+        known: dict[str, str] = {}
+        for name, source in self._step["inputs"].items():
+            if "gather" in source:
+                known[name] = digests.gathered_digest([self._artifact(name, part) for part in source["gather"]])
+            elif "url" not in source:
+                known[name] = self._artifact(name, source)["digest"]
+            elif self._step["as"] == "url":
+                known[name] = source["url"]
+            else:
+                return None
+        return known
+
+    def _fetch(self, name: str, source: dict[str, Any], claimed: Claimed, check: Callable[[], None]) -> Any:
         """Bring one input here, note its digest, and return where the step finds it."""
-        store, scratch, by_url = self._run.store, self._claimed.scratch, self._step["as"] == "url"
-        known = self._claimed.digests
+        store, scratch, by_url = self._run.store, claimed.scratch, self._step["as"] == "url"
+        known = claimed.digests
         if "gather" in source:
             parts = [self._artifact(name, part) for part in source["gather"]]
             known[name] = digests.gathered_digest(parts)
-            return [store.url_of(part["key"]) for part in parts] if by_url else artifacts.gather(store, parts, scratch, name)
+            if by_url:
+                return [store.url_of(part["key"]) for part in parts]
+            return artifacts.gather(store, parts, scratch, name, check=check)
         if "url" in source:
             if by_url:
                 known[name] = source["url"]
                 return source["url"]
-            path, known[name] = artifacts.fetch_url(source["url"], scratch, name)
+            path, known[name] = artifacts.fetch_url(source["url"], scratch, name, check=check)
             return path
         artifact = self._artifact(name, source)
         known[name] = artifact["digest"]
-        return store.url_of(artifact["key"]) if by_url else artifacts.fetch(store, artifact, scratch, name)
+        return store.url_of(artifact["key"]) if by_url else artifacts.fetch(store, artifact, scratch, name, check=check)
 
     def _artifact(self, name: str, source: dict[str, Any]) -> Artifact:
         artifact = self._parent(source["step"])["outputs"].get(source["output"])

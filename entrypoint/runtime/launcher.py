@@ -9,7 +9,7 @@ from backends import outcome
 from entrypoint.runtime.aside import LONG
 from entrypoint.runtime.attempt import Attempt
 from entrypoint.runtime.claimed import Task
-from entrypoint.runtime.run import Run
+from entrypoint.runtime.run import Run, runs_elsewhere
 from entrypoint.runtime.supervise import Supervisor
 from entrypoint.runtime.watchdog import Watchdog
 
@@ -121,7 +121,7 @@ class LocalLauncher:
 
     def _must_wait(self, step: str) -> bool:
         wanted = self._run.config["steps"][step]["resources"]
-        if not wanted["gpu"] or not self._run.gpus:
+        if not wanted["gpu"] or not self._run.gpus or runs_elsewhere(self._run.config["steps"][step]):
             return False
         from entrypoint.runtime.gpu import choice
 

@@ -30,6 +30,20 @@ def has_framework(step: Mapping[str, Any]) -> bool:
     return kind_of(step) in ("beam", "spark") or (backend is not None and backend["type"] == "processing")
 
 
+def runs_elsewhere(step: Mapping[str, Any]) -> bool:
+    """Return whether a resolved step runs as a job of a platform, which is only waited for here.
+
+    Raises:
+        ConfigError: its training backend can't be made.
+    """
+    backend = step.get("backend")
+    if backend is None or backend["type"] != "training" or backend["source"] == "local":
+        return False
+    from backends import base
+
+    return not base.TrainingBaseBackend.from_config(backend).runs_here()
+
+
 class Run:
     """What all attempts of one run in this process share.
 

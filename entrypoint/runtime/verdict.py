@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 
 from backends import outcome, wire
-from backends.errors import UserError
+from backends.errors import UserError, ZenRunnerError
 from backends.store import artifacts, keys
+from backends.store.trees import go_on
+from entrypoint.runtime import command, values
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
+    from collections.abc import Callable
     from typing import Any
 
     from backends.store.digests import Artifact
@@ -22,11 +25,17 @@ else:
     import _signal as signal
 
 
-VALUES = 1 << 20  # bytes of values that a step may return
+ERROR = 1 << 20  # bytes of what a shim says of a failure
 
 
-def judge(claimed: Claimed, inputs: Inputs, process: Process) -> Record:
+def judge(claimed: Claimed, inputs: Inputs, process: Process, *, check: Callable[[], None] = go_on) -> Record:
     """Return the attempt's record, with its outputs published if its process ended well.
+
+    Args:
+        claimed: the attempt.
+        inputs: what it was given.
+        process: which has ended.
+        check: called for each file and block that is published; what it raises ends the work.
 
     Raises:
         UserError: it ended well, but what it left can't be published.
@@ -41,18 +50,31 @@ def judge(claimed: Claimed, inputs: Inputs, process: Process) -> Record:
     if process.reason == "fenced":
         return claimed.record(outcome.DUPLICATE, "this attempt was taken for dead, and another has taken over")
     if process.status != 0:
-        return _failure(claimed, process)
-    values = _read_values(claimed.file("values.json"))
-    outputs = _publish(claimed, inputs)
-    record = claimed.record(outcome.SUCCESS, "")
+        return _failure(claimed, inputs, process)
+    return _success(claimed, _publish(claimed, inputs, check))
+
+
+def _success(claimed: Claimed, outputs: dict[str, Artifact]) -> Record:
+    """Return the record of a step whose outputs are published; a value that can't be kept fails it all the same."""
+    kept: dict[str, Any] = {}
+    try:
+        kept, note = values.read(claimed.file("values.json"), required=claimed.task.kind == "call")
+        word = _shim_word(claimed)
+        if word is not None and word[0] != "note":
+            raise UserError(word[1])
+        record = claimed.record(outcome.SUCCESS, "; ".join(filter(None, (note, word[1] if word else ""))))
+    except UserError as error:
+        store = claimed.task.run.store
+        places = ", ".join(f"{name} at {store.url_of(artifact['key'])}" for name, artifact in outputs.items())
+        record = claimed.record(outcome.USER, f"{error}; its outputs are published: {places}" if places else str(error))
     record["outputs"] = outputs
-    record["values"] = values
+    record["values"] = kept
     return record
 
 
-def _failure(claimed: Claimed, process: Process) -> Record:
+def _failure(claimed: Claimed, inputs: Inputs, process: Process) -> Record:
     """Return the record of a process that ended by itself, and not well."""
-    error = _shim_error(claimed)
+    error = _shim_word(claimed)
     meter = claimed.meter
     lost = meter.gpus.lost(process) if meter.gpus is not None else None
     if lost is not None:  # another machine may have a GPU that lasts, so this is no fault of the step's
@@ -65,7 +87,9 @@ def _failure(claimed: Claimed, process: Process) -> Record:
         )
     if error is not None:
         kind, message, traceback = error
-        record = claimed.record(kind, message)
+        kind = outcome.USER if kind == "note" else kind
+        own = kind == outcome.USER and process.signal is None
+        record = claimed.record(kind, message, outcome.own_status(process.status or 1) if own else None)
         if traceback:
             record["traceback"] = traceback
         return record
@@ -75,6 +99,8 @@ def _failure(claimed: Claimed, process: Process) -> Record:
             message += ", and not by the out-of-memory killer"
     else:
         message = f"exited with status {process.status}"
+        if process.status in (126, 127) and claimed.task.kind == "run":
+            message += command.why_not(inputs.render(claimed.task.step["run"])[0], claimed.task.run.environ.get("PATH", ""))
     return claimed.record(outcome.USER, message, outcome.own_status(process.status or 1))
 
 
@@ -86,51 +112,37 @@ def _was_oom(claimed: Claimed, process: Process) -> bool:
     return task.alone or claimed.meter.group is not task.run.group or process.signal == signal.SIGKILL
 
 
-def _shim_error(claimed: Claimed) -> tuple[str, str, str] | None:
+def _shim_word(claimed: Claimed) -> tuple[str, str, str] | None:
     """Return the class, the message and the traceback that a shim left."""
     if claimed.task.kind == "run" and claimed.framework != "spark":
         return None  # no shim was there
     try:
-        with open(claimed.file("error.json"), "rb") as file:
-            error = wire.loads(file.read(VALUES))
+        data = values.left(claimed.file("error.json"), ERROR)
+        error = wire.loads(data or b"")
         # A step can write this file, too; so it says no more than a step may.
         kinds = (outcome.CONFIG, outcome.PLACEMENT, outcome.INFRA) if claimed.framework else (outcome.CONFIG,)
-        kind = error["class"] if error["class"] in kinds else outcome.USER
+        kind = error["class"] if error["class"] in (*kinds, "note") else outcome.USER
         return kind, str(error["message"]), str(error.get("traceback", ""))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ZenRunnerError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def _read_values(path: str) -> dict[str, Any]:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(VALUES + 1)
-    except FileNotFoundError:
-        return {}
-    if len(data) > VALUES:
-        raise UserError(f"the step's values are larger than {VALUES} bytes; write an output instead")
-    try:
-        values = wire.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"the step wrote values that are not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"the step's values must be a JSON mapping, not a {type(values).__name__}")
-    return values
-
-
-def _publish(claimed: Claimed, inputs: Inputs) -> dict[str, Artifact]:
+def _publish(claimed: Claimed, inputs: Inputs, check: Callable[[], None]) -> dict[str, Artifact]:
     store, step, place = claimed.task.run.store, claimed.task.step, claimed.attempt.place
     if step["as"] == "url":
-        return {name: artifacts.adopt(store, keys.out(*place, name)) for name in step["outputs"]}
+        return {name: artifacts.adopt(store, keys.out(*place, name), check=check) for name in step["outputs"]}
     missing = [name for name in step["outputs"] if not os.path.lexists(inputs.outputs[name])]
     if missing:
-        names = os.listdir(claimed.file("out"))
+        try:
+            names = os.listdir(claimed.file("out"))
+        except OSError:
+            names = []  # the step removed that, too
         raise UserError(
             "the step ended well but did not write "
             + ", ".join(f"output {name!r} (expected at {inputs.outputs[name]})" for name in missing)
             + "".join(artifacts.beside(name, names, f"{{outputs.{name}}}/part") for name in missing)
         )
-    return {name: artifacts.publish(store, keys.out(*place, name), inputs.outputs[name]) for name in step["outputs"]}
+    return {name: artifacts.publish(store, keys.out(*place, name), inputs.outputs[name], check=check) for name in step["outputs"]}
 
 
 def _signal_name(number: int) -> str:

@@ -156,7 +156,7 @@ def main() -> None:
         shim.fail(spec, "config", "beam: %s" % error)
     _end_with_its_workers(shim, spec)
     try:
-        returned = function(pipeline, spec["inputs"], spec["outputs"], **spec["args"])
+        returned = shim.call(function, pipeline, spec["inputs"], spec["outputs"], **spec["args"])
         result = pipeline.run()
     except (SystemExit, KeyboardInterrupt):
         raise

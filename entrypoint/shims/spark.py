@@ -334,7 +334,7 @@ def main() -> None:
         _fail(shim, spec, error)
     _count_at_stop(spec, context)
     try:
-        returned = function(session, spec["inputs"], spec["outputs"], **spec["args"])
+        returned = shim.call(function, session, spec["inputs"], spec["outputs"], **spec["args"])
     except KeyboardInterrupt:
         raise
     except SystemExit:

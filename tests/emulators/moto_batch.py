@@ -110,7 +110,8 @@ class MotoBatch:
 
         client = docker.from_env()
         try:
-            return [container.name for container in client.containers.list(all=True, filters={"label": f"{LABEL}={self.pid}"})]
+            found = client.containers.list(all=True, filters={"label": f"{LABEL}={self.pid}"}, ignore_removed=True)
+            return [container.name for container in found]
         finally:
             client.close()
 

@@ -220,8 +220,8 @@ def test_artifacts_go_through_a_bucket(store: Store, tmp_path: Path) -> None:
     file = artifacts.publish(store, "runs/r/s/1/out/f", str(tmp_path / "f"))
     tree = artifacts.publish(store, "runs/r/s/1/out/d", str(folder))
     assert tree["files"] == 22
-    assert artifacts.exists(store, file) and artifacts.exists(store, tree)
-    assert not artifacts.exists(store, {**tree, "key": "runs/r/s/1/out/x"})
+    assert artifacts.is_whole(store, file) and artifacts.is_whole(store, tree)
+    assert not artifacts.is_whole(store, {**tree, "key": "runs/r/s/1/out/x"})
     got = Path(artifacts.fetch(store, file, str(tmp_path / "scratch")))
     assert got.read_bytes() == big
     got = Path(artifacts.fetch(store, tree, str(tmp_path / "scratch")))

@@ -26,9 +26,10 @@ FLOORS = (
     ("base",),
     ("config",),
     ("arguments", "shipping"),
-    ("orchestrator.driven", "processing", "training"),
+    ("orchestrator.driven", "processing"),
     ("orchestrator.remote",),
     ("orchestrator",),  # every backend of it is a room of its own, and none imports another
+    ("training",),  # a training backend has its platform and its documents from the orchestrator of the same name
 )
 
 
@@ -57,9 +58,9 @@ def room(module: str) -> str:
 
 
 def floor(module: str) -> int:
-    """Return how high a module's room stands; a backend's own room stands on the highest floor."""
+    """Return how high a module's room stands; an orchestrator's own room stands on the floor of orchestrators."""
     name = room(module)
-    return next((height for height, names in enumerate(FLOORS) if name in names), len(FLOORS) - 1)
+    return next((height for height, names in enumerate(FLOORS) if name in names), FLOORS.index(("orchestrator",)))
 
 
 def is_type_checking(test: ast.expr) -> bool:

@@ -228,7 +228,7 @@ def test_a_nested_class_has_a_name_and_a_local_one_has_not() -> None:
         ({"type": "orchestrator", "source": "local", "args": []}, None, "args: expected a mapping"),
         ({"type": "orchestrater", "source": "local"}, None, "(did you mean 'orchestrator'?)"),
         ({"type": "orchestrator", "source": "locl"}, None, "source: no orchestrator backend 'locl' (did you mean 'local'?)"),
-        ({"source": "docker"}, "training", "'docker' is a backend of type orchestrator, not training"),
+        ({"source": "beam"}, "training", "'beam' is a backend of type orchestrator, not training"),
         ({"type": "training", "source": "x"}, "orchestrator", "type: a backend of type orchestrator is needed here"),
         ({"source": "nowhere.at.all:X"}, "training", "can't be imported here: ModuleNotFoundError"),
         ({"source": "os:path"}, "training", "os:path is no TrainingBaseBackend"),
@@ -276,7 +276,7 @@ def test_other_packages_can_register_but_not_take_over(monkeypatch: pytest.Monke
         ]
 
     monkeypatch.setattr("importlib.metadata.entry_points", entry_points)
-    assert registry.names("training") == ["local", "sample"]
+    assert registry.names("training") == ["batch", "docker", "local", "sample"]
     backend = base.load({"type": "training", "source": "sample", "args": {"project": "p"}})
     assert backend == Sample(project="p")
     assert backend.to_config()["source"] == "sample"

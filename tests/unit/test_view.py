@@ -12,9 +12,10 @@ import pytest
 from backends.errors import InfraError
 from backends.platform import WHOLE_RUN, JobStatus
 from backends.states import CANCELLED, ENDED, FAILED, PENDING, RUNNING, SKIPPED, STATES, SUCCEEDED, UNKNOWN
-from backends.store import claims, open_store
+from backends.store import open_store
 from backends.store.records import make_record
 from backends.view import BY_PLATFORM, BY_RECORD, Life, RunStatus, RunView, settle_driven, settle_ordered
+from tests.support.claiming import claim
 from tests.support.configs import resolved
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ def test_a_life_that_can_not_be_asked_is_unknown_and_says_why(store: Store) -> N
 
 
 def test_an_open_attempt_has_failed_with_what_it_ran_on(store: Store) -> None:
-    claims.claim(store, "r", "a", {})
+    claim(store, "r", "a", {})
     life = Scripted({WHOLE_RUN: JobStatus(FAILED, "the power went", kind="infra")})
     assert view(store, life).look().states == {"a": UNKNOWN, "b": SKIPPED}
     life.holds_steps = True

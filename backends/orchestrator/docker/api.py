@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 
 IDLE = 15  # seconds without a byte after which the engine is asked whether the container still runs
+LOGGED = 1000  # lines of a container's output that are read after its end
 
 
 class Engine(ContainerPlatform):
@@ -143,14 +144,27 @@ class Engine(ContainerPlatform):
         stream = self._streams.pop(container, None)
         return self._logged(container) if stream is None else self._frames(container, stream)
 
+    def detach(self, container: str) -> None:
+        """Give up listening to a container that was started here; the engine keeps its output all the same."""
+        if (stream := self._streams.pop(container, None)) is not None:
+            stream.close()
+
+    def signal(self, container: str, name: str) -> None:
+        """Send a signal, such as ``SIGTERM``, to a container; one that runs no more gets none."""
+        with suppress(ZenRunnerError), engine("signal a container"):
+            self._client.kill(container, signal=name)
+
+    def log(self, job: str, member: int | None = None) -> Iterator[bytes]:
+        with engine("read a container's log"):
+            yield self._client.logs(job, stdout=True, stderr=True, tail=LOGGED)
+
     def stop(self, container: str, grace: int) -> None:
         with engine("stop a container"):
             self._client.stop(container, timeout=grace)
 
     def end(self, ids: Collection[str]) -> None:
         for container in ids:
-            with suppress(ZenRunnerError), engine("kill a container"):
-                self._client.kill(container)
+            self.signal(container, "SIGKILL")
 
     def remove(self, container: str) -> None:
         with engine("remove a container"):
@@ -244,10 +258,11 @@ def _status(container: Mapping[str, Any]) -> ContainerStatus:
         )
     if state["Running"]:
         return ContainerStatus(RUNNING, started=state["StartedAt"], image=image)
+    killed = outcome.INFRA if state["ExitCode"] == outcome.code_of(outcome.OOM) else None  # the engine knows that it was not that
     return ContainerStatus(
         SUCCEEDED if state["ExitCode"] == 0 else FAILED,
         exit_code=state["ExitCode"],
-        kind=outcome.OOM if state["OOMKilled"] else None,
+        kind=outcome.OOM if state["OOMKilled"] else killed,
         started=state["StartedAt"],
         image=image,
     )

@@ -13,7 +13,7 @@ import time
 from abc import abstractmethod
 
 from backends import wire
-from backends.base import OrchestratorBaseBackend
+from backends.base import OrchestratorBaseBackend, TrainingBaseBackend
 from backends.errors import DuplicateError, InfraError, UsageError, ZenRunnerError
 from backends.orchestrator.driven.driver import drive
 from backends.orchestrator.driven.life import WHO, DriverLife
@@ -136,6 +136,7 @@ class ClientDrivenBackend(OrchestratorBaseBackend):
             raise InfraError(f"the driver of run {handle['run']!r} is on {elsewhere}: cancel it there")
         if not told:  # a driver that lives cleans up after itself
             self.cleanup(handle)
+            end_jobs(store, handle["run"])
 
 
 def end_orphans(handle: Mapping[str, Any]) -> None:
@@ -152,6 +153,24 @@ def end_orphans(handle: Mapping[str, Any]) -> None:
             claim = store.get(keys.claim(run, step, number))
             if claim is not None and records.result(store, run, step, number) is None:
                 watch.settle(store, (run, step, number), claim)  # unless its owner lives: then it isn't this driver's
+
+
+def end_jobs(store: Store, run: str) -> None:
+    """End the jobs of single steps that a killed driver left with a platform; each writes its own record.
+
+    Args:
+        store: where the run lives.
+        run: its id.
+
+    Raises:
+        InfraError: a platform could not be reached.
+    """
+    for step in filter(keys.is_step, store.names(keys.run(run))):
+        _, note = records.last_job(store, run, step)
+        if note is not None:
+            platform = TrainingBaseBackend.from_config(note["backend"]).platform(store)
+            job = note.get("job") or platform.find(note["name"]).get(note["name"])
+            platform.end([job] if job is not None else [])
 
 
 def _drivers(store: Store, handle: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -18,7 +18,7 @@ from backends.base import OrchestratorBaseBackend
 from backends.errors import UsageError, ZenRunnerError
 from backends.execution import never
 from backends.orchestrator.remote.follow import Follower, Patience
-from backends.orchestrator.remote.job import Job, Names, carry, contract, parents_of_jobs, steps_of_jobs
+from backends.orchestrator.remote.job import Names, carry, contract, job_of, parents_of_jobs, steps_of_jobs
 from backends.orchestrator.remote.life import PlatformLife
 from backends.orchestrator.remote.submission import Submission
 from backends.process import utc
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from backends.config.transport import Limits
     from backends.execution import Execution, Report
     from backends.names import Rule
+    from backends.orchestrator.remote.job import Job
     from backends.platform import Document, JobStatus, Platform
     from backends.shipping.shipment import Shipment
     from backends.store.base import Store
@@ -162,7 +163,7 @@ class RemoteBackend(OrchestratorBaseBackend):
         names = Names(self.rule, config["store"], run_id, number)
         environments = self.environments(config, run_id, firsts)
         return [
-            self._job(config, run_id, key, steps[firsts[key]])._replace(
+            job_of(config, key, steps[firsts[key]], run_id)._replace(
                 name=names.of(key), env=environments[key], after=tuple(parents[key]), size=sizes.get(key, 1)
             )
             for key in graph.order(parents)
@@ -187,23 +188,6 @@ class RemoteBackend(OrchestratorBaseBackend):
         if carried.how == "inline":
             carried.value = plain
         return {key: {**carried.environment(self.config_path), **env} for key, env in without.items()}
-
-    def _job(self, config: Mapping[str, Any], run_id: str, key: str, spec: Mapping[str, Any]) -> Job:
-        resources, timeout = spec["resources"], spec["timeout"]
-        return Job(
-            key=key,
-            name="",
-            run=run_id,
-            pipeline=config["name"],
-            image=spec["image"],
-            env={},
-            secrets=config["secrets"],
-            cpu=resources["cpu"],
-            memory=resources["memory"],
-            gpu=resources["gpu"],
-            timeout=None if timeout is None else float(timeout) + float(spec["grace_period"]),
-            retry=spec["retry"],
-        )
 
     # -- submit ---------------------------------------------------------------------------------------------------------------
 

@@ -49,6 +49,32 @@ class Job(NamedTuple):
     size: int = 1
 
 
+def job_of(config: Mapping[str, Any], key: str, spec: Mapping[str, Any], run: str) -> Job:
+    """Return a job without its name and its variables.
+
+    Args:
+        config: the config.
+        key: the job's key.
+        spec: the step that it is for, or the first of several.
+        run: the run's id.
+    """
+    resources, timeout = spec["resources"], spec["timeout"]
+    return Job(
+        key=key,
+        name="",
+        run=run,
+        pipeline=config["name"],
+        image=spec["image"],
+        env={},
+        secrets=config["secrets"],
+        cpu=resources["cpu"],
+        memory=resources["memory"],
+        gpu=resources["gpu"],
+        timeout=None if timeout is None else float(timeout) + float(spec["grace_period"]),
+        retry=spec["retry"],
+    )
+
+
 class Names:
     """The names of one round of a run's jobs: no other run of any store has them, and no other round of this one.
 

@@ -38,6 +38,8 @@ def main(args: argparse.Namespace, environ: Environ) -> int:
         return 0
     colour = wants_colour(1, environ)
     lines = steps_table(fold_members(list(status["steps"].items())), colour) if status["steps"] else []
+    jobs = {name: step["job"] for name, step in status["steps"].items() if "job" in step}
+    lines += [f"{name} is on {job['on']} as {job['name']}" for name, job in jobs.items()]
     lines += ["", paint(f"run {run}: {verdict(status['state'])}", status["state"], colour)]
     if status.get("message"):
         lines.append(status["message"])
@@ -61,6 +63,10 @@ def _state(store: Store, run: str) -> dict[str, Any]:
         steps[name] = status.records.get(name) or {"class": _WORDS.get(state, state)}
         if name not in status.records and name in status.attempts:
             steps[name] = {**steps[name], "attempt": status.attempts[name]}
+        if name not in status.records and (view.config["steps"][name]["backend"] or {}).get("type") == "training":
+            _, note = records.last_job(store, run, name)
+            if note is not None:
+                steps[name] = {**steps[name], "job": {"on": note["backend"]["source"], "name": note["name"]}}
     state, message = status.state(), status.reasons()
     if state in ENDED:
         state, _, message = status.verdict()
