@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from backends.config.events import MAX_DEPTH, TOO_DEEP, Event, Oddity, Unreadable
+from backends.config.bounds import MAX_PROBLEMS, MAX_TEXT, MAX_VALUES, width
+from backends.config.events import MAX_DEPTH, TOO_DEEP, TOO_MUCH, Event, Oddity, Unreadable
 from backends.config.paths import Path, Place
 
 Finding = tuple[Path, str, Place]
-
-MAX_VALUES = 1_000_000  # counted as if every alias were written out
-MAX_TEXT = 64 * 1024 * 1024  # characters, counted the same way
 
 _NONE: Any = object()  # no key waits for its value
 _MERGE: Any = object()  # the key is '<<'
@@ -31,7 +29,7 @@ class _Frame:
         self.lines: dict[str, Place] = {}
         self.merges: list[dict[str, Any]] = []
         self.values = 1  # with everything in it, aliases written out
-        self.width = 0  # characters, likewise
+        self.width = 0  # bytes of its text as JSON, likewise
 
 
 class Builder:
@@ -48,7 +46,7 @@ class Builder:
         self.oddities: list[Finding] = []
         self._wanted = wanted
         self._noted: set[Path] = set()
-        self._anchors: dict[str, tuple[Any, int, int]] = {}  # value, how many values, how many characters
+        self._anchors: dict[str, tuple[Any, int, int]] = {}  # value, how many values, how many bytes of text
         self._stack = [_Frame([], None)]
 
     def build(self, events: Iterable[Event]) -> Any:
@@ -72,10 +70,10 @@ class Builder:
                 elif kind == "*":
                     self._put(top, *self._alias(anchor, (line, column)), (line, column))
                 else:
-                    values, width = 1, len(value) if isinstance(value, str) else 8
+                    size = width(value) if isinstance(value, str) else 8
                     if anchor:
-                        self._anchors[anchor] = (value, values, width)
-                    self._put(top, value, values, width, (line, column))
+                        self._anchors[anchor] = (value, 1, size)
+                    self._put(top, value, 1, size, (line, column))
         whole = stack[0].value
         return whole[0] if whole else None
 
@@ -100,7 +98,7 @@ class Builder:
         if not isinstance(value, str):
             is_oddity = isinstance(value, Oddity)
             message = value.message if is_oddity else f"the key {_shown(value)} is not a string; put it in quotes"
-            self.oddities.append((self._path(_shown(value)), message, place))
+            self._report(self._path(_shown(value)), message, place)
             top.key, top.skip = "", True
             return
         top.key = value
@@ -108,17 +106,17 @@ class Builder:
         top.skip = first != place
         if top.skip:
             message = f"the key {value[:80]!r} is already on line {first[0]}; remove one of the two"
-            self.oddities.append((self._path(), message, place))
+            self._report(self._path(), message, place)
             return
         if anchor and kind != "*":
-            self._anchors[anchor] = (value, 1, len(value))
-        top.width += len(value)
+            self._anchors[anchor] = (value, 1, width(value))
+        top.width += width(value)
         if self._wanted is not None:
             self._note(place)
 
     def _open(self, kind: str, oddity: Oddity | None, anchor: str | None, place: Place) -> None:
         if oddity is not None:
-            self.oddities.append((self._path(), oddity.message, place))
+            self._report(self._path(), oddity.message, place)
         if len(self._stack) > MAX_DEPTH:
             raise Unreadable(TOO_DEEP, place)
         if anchor:
@@ -141,19 +139,20 @@ class Builder:
             raise Unreadable(f"the alias *{anchor} is inside its own anchor; it would never end", place)
         raise Unreadable(f"the alias *{anchor} has no anchor &{anchor} before it", place)
 
-    def _put(self, top: _Frame, value: Any, values: int, width: int, place: Place | None) -> None:
+    def _report(self, path: Path, message: str, place: Place) -> None:
+        if len(self.oddities) >= MAX_PROBLEMS:
+            raise Unreadable(f"more than {MAX_PROBLEMS:,} problems so far, of which this is the last: {message}", place)
+        self.oddities.append((path, message, place))
+
+    def _put(self, top: _Frame, value: Any, values: int, size: int, place: Place | None) -> None:
         """Add a value to the list or mapping that is being filled."""
         if type(value) is Oddity:
-            self.oddities.append((self._path(), value.message, place or (1, 1)))
+            self._report(self._path(), value.message, place or (1, 1))
             value = None
         top.values += values
-        top.width += width
+        top.width += size
         if top.values > MAX_VALUES or top.width > MAX_TEXT:
-            raise Unreadable(
-                f"too much in one config: more than {MAX_VALUES:,} values or {MAX_TEXT >> 20} MiB of text once its aliases "
-                "are written out",
-                place,
-            )
+            raise Unreadable(TOO_MUCH, place)
         if not top.is_map:
             top.value.append(value)
             return
@@ -163,7 +162,7 @@ class Builder:
                     top.merges.append(source)
                 else:
                     message = "'<<' merges mappings only; write <<: *name of a mapping"
-                    self.oddities.append((self._path(), message, place or (1, 1)))
+                    self._report(self._path(), message, place or (1, 1))
         elif not top.skip:
             top.value[top.key] = value
         top.key = _NONE

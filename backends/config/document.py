@@ -7,16 +7,31 @@ limited before they can hurt.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from math import isfinite
 from typing import Any, NamedTuple
 
-from backends.config.builder import MAX_VALUES, Builder, Finding
-from backends.config.events import MAX_DEPTH, TOO_DEEP, TOO_LONG, Event, Oddity, Unreadable, json_events, string, yaml_events
+from backends.config.bounds import MAX_BYTES, MAX_VALUES, is_too_heavy
+from backends.config.builder import Builder, Finding
+from backends.config.events import (
+    MAX_DEPTH,
+    TOO_DEEP,
+    TOO_LONG,
+    TOO_MUCH,
+    Event,
+    Oddity,
+    Unreadable,
+    json_events,
+    string,
+    yaml_events,
+)
 from backends.config.paths import Path, Place
 from backends.errors import ConfigError, Problem
 
-MAX_BYTES = 16 * 1024 * 1024
+_MOST_EVENTS = 200_000  # that are read a second time for the places of problems; those further down get the nearest before
+_JSON_STRING = re.compile(r'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 
 
 class Document(NamedTuple):
@@ -44,7 +59,7 @@ class Document(NamedTuple):
         """
         paths = list(paths)
         wanted = {path[:length]: (0, 0) for path in paths for length in range(len(path) + 1)}
-        Builder(wanted).build(_events(self.text, self.is_json))
+        Builder(wanted).build(islice(_events(self.text, self.is_json), _MOST_EVENTS))
         for path in sorted(wanted, key=len):
             if wanted[path] == (0, 0):
                 wanted[path] = wanted[path[:-1]] if path else (1, 1)
@@ -118,7 +133,14 @@ def _is_tame(data: object) -> bool:
     return not level
 
 
+def holds_too_much(text: str) -> bool:
+    """Return whether JSON would take too much memory once it is read."""
+    return is_too_heavy(text) and is_too_heavy(_JSON_STRING.sub("", text))
+
+
 def _load_json(text: str) -> tuple[Any, list[Finding]]:
+    if holds_too_much(text):
+        raise Unreadable(TOO_MUCH)
     try:
         try:
             data = json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant)

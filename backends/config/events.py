@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from math import isfinite
 from typing import Any
 
+from backends.config.bounds import MAX_NODES, MAX_TEXT, MAX_VALUES
 from backends.config.paths import Place
 
 Event = tuple[str, Any, str | None, int, int]
@@ -20,12 +21,18 @@ Event = tuple[str, Any, str | None, int, int]
 MAX_DEPTH = 100
 TOO_DEEP = f"more than {MAX_DEPTH} levels deep; make it flatter"
 TOO_LONG = "a number of more than 4000 digits; put it in quotes"
+TOO_MUCH = (
+    f"too much in one config: more than {MAX_VALUES:,} values or {MAX_TEXT >> 20} MiB of text once its aliases are written "
+    f"out, or {MAX_NODES:,} keys and values in YAML"
+)
 
 _NULL = frozenset(("", "~", "null", "Null", "NULL"))
 _BOOLEANS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 _INT = re.compile(r"[-+]?[0-9]+\Z|0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z|[-+]?\.(inf|Inf|INF)\Z|\.(nan|NaN|NAN)\Z")
 _TAG = "tag:yaml.org,2002:"
+_TAG_LINE = re.compile("^%TAG|[\r\n\x85\u2028\u2029]%TAG")
+_MOST_TAG_LINES = 20
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -62,12 +69,18 @@ def _scalar(text: str) -> object:
         return _BOOLEANS[text]
     if text[0] in "+-.0123456789":
         if _INT.match(text):
-            if len(text) > 4000:
-                return Oddity(TOO_LONG)
-            return int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+            return _integer(text)
         if _FLOAT.match(text):
             return number(float(text)) if text[-1].isdigit() or text[-1] == "." else number(float("nan"))
     return text
+
+
+def _integer(text: str) -> object:
+    if len(text) > 4000:
+        return Oddity(TOO_LONG)
+    value = int(text, 0) if text[:2] in ("0o", "0x") else int(text)
+    # Digits of another base are more in decimal, and Python writes no number of more than 4300.
+    return value if value.bit_length() < 13_000 else Oddity(TOO_LONG)
 
 
 def string(text: str) -> object:
@@ -112,10 +125,16 @@ def yaml_events(text: str) -> Iterator[Event]:
     import yaml  # JSON does without
 
     begun = False
+    nodes, ends = 0, (yaml.MappingEndEvent, yaml.SequenceEndEvent)
+    if len(_TAG_LINE.findall(text)) > _MOST_TAG_LINES:  # each of which libyaml compares with all before
+        raise Unreadable(f"more than {_MOST_TAG_LINES} lines begin with %TAG; a config is plain data, so remove them")
     try:
         get = _parser(text).get_event
         while (event := get()) is not None:
             if (read := _READERS.get(type(event).__name__)) is not None:
+                nodes += event.__class__ not in ends
+                if nodes > MAX_NODES:
+                    raise Unreadable(TOO_MUCH, _place(event.start_mark))
                 yield read(event)
             elif type(event) is yaml.DocumentStartEvent:
                 if begun:
@@ -183,7 +202,7 @@ _READERS: dict[str, Callable[[Any], Event]] = {  # by the class of PyYAML's even
 
 # -- JSON --------------------------------------------------------------------------------------------------------------
 
-_JSON_TOKEN = re.compile(r'[ \t\r\n]*([\[\]{}:,]|"(?:[^"\\]|\\.)*"|[^\s\[\]{}:,"]+)', re.DOTALL)
+_JSON_TOKEN = re.compile(r'[ \t\r\n]*([\[\]{}:,]|"(?:[^"\\]++|\\.)*+"|[^\s\[\]{}:,"]+)', re.DOTALL)
 
 
 def json_events(text: str) -> Iterator[Event]:

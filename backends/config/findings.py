@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from itertools import islice
+from typing import NoReturn
 
+from backends.config.bounds import MAX_BYTES, MAX_PROBLEMS
 from backends.config.builder import Finding
 from backends.config.document import Document
 from backends.config.paths import Path, Place, dotted
@@ -12,6 +14,10 @@ from backends.errors import Problem
 from backends.text import did_you_mean
 
 _MOST_COMPARISONS = 200_000  # for did-you-mean; past that a hint isn't worth the wait
+
+
+class Enough(Exception):
+    """What was found is enough to refuse the config."""
 
 
 class Findings:
@@ -31,16 +37,38 @@ class Findings:
         self._dropped: set[Path] = set()
         self._touched: set[Path] = set()  # what was dropped, and everything above it
         self._comparisons = 0
+        self._interpolated = 0
 
     def report(self, path: Path, message: str) -> None:
         """Note a problem, unless the value there was dropped for another."""
         if not any(path[:n] in self._dropped for n in range(1, len(path) + 1)):
-            self.rows.append((path, message, None))
+            self._note(path, message)
 
     def refuse(self, path: Path, message: str) -> None:
         """Note a problem of a value that can't be used at all, and drop it."""
-        self.rows.append((path, message, None))
+        self._note(path, message)
         self.drop(path)
+
+    def stop(self, path: Path, message: str) -> NoReturn:
+        """Note a problem after which looking further would take too long.
+
+        Raises:
+            Enough: always.
+        """
+        self.rows.append((path, message, None))
+        raise Enough
+
+    def _note(self, path: Path, message: str) -> None:
+        self.rows.append((path, message, None))
+        if len(self.rows) >= MAX_PROBLEMS:
+            raise Enough
+
+    def interpolate(self, value: str, path: Path) -> str:
+        """Return what stands in the place of an ``${env:NAME}``, as long as all of them together are within a bound."""
+        self._interpolated += len(value)
+        if self._interpolated > MAX_BYTES:
+            self.stop(path, f"with this one, ${{env:…}} stands for more than {MAX_BYTES >> 20} MiB, which no config has")
+        return value
 
     def drop(self, path: Path) -> None:
         """Note that a value is not there for the passes to come, so that nothing is said about it or for want of it."""

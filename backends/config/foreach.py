@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 
 from backends import wire
 from backends.config import placeholders
+from backends.config.bounds import MAX_BYTES, MAX_STEPS
 from backends.config.findings import Findings
 from backends.config.paths import Path, strings
 from backends.config.placeholders import ITEM
@@ -19,6 +21,7 @@ from backends.config.shape import MEMBER
 from backends.config.wording import flow, shown
 
 _MOST_EDGES = 250_000  # to members of foreach steps; each costs some 40 bytes in a document that every attempt reads
+_MOST_FILLINGS = 250_000  # of placeholders, each of which takes some microseconds
 _MOST_BYTES = 131_000  # of an item as JSON, which goes into a variable: Linux takes 131,072 for one, its name included
 
 
@@ -26,35 +29,61 @@ _MOST_BYTES = 131_000  # of an item as JSON, which goes into a variable: Linux t
 
 
 def read(steps: Mapping[str, Step], origin: Origin, findings: Findings) -> Scope:
-    """Return all steps with the items of every ``foreach`` step, and in a resolved config the members of what was one."""
+    """Return all steps with the items of every ``foreach`` step, and in a resolved config the members of what was one.
+
+    Raises:
+        Enough: there are too many steps.
+    """
     scope = Scope(dict(steps), {name: frozenset(step.outputs) for name, step in steps.items()}, {}, {}, {})
-    sizes: dict[str, int] = {}
+    total = 0
     for name, step in steps.items():
-        path: Path = ("steps", name, "foreach")
-        if step.foreach is None:
-            continue
-        if isinstance(step.foreach, dict) and origin.is_resolved:
-            if _is_member(name, step.foreach):
-                sizes[step.foreach["of"]] = step.foreach["size"]
-                continue
-            findings.refuse(path, "this is not what `zen-runner resolve` writes; resolve the config again")
-        elif not findings.is_dropped(*path):
-            _read_items(name, scope, origin, findings)
-        scope.steps[name] = msgspec.structs.replace(scope.steps[name], foreach=None)
+        if step.foreach is not None and not (origin.is_resolved and _is_member(name, step.foreach)):
+            _read_foreach(name, scope, origin, findings)
+        total += len(scope.items.get(name, (None,)))
+        if total > MAX_STEPS:
+            findings.stop(("steps", name), f"with this one there are more than {MAX_STEPS:,} steps; let each do more")
+    members = [step.foreach for step in scope.steps.values() if isinstance(step.foreach, dict)]
+    counts = Counter((foreach["of"], foreach["size"]) for foreach in members)
+    sizes = {foreach["of"]: foreach["size"] for foreach in members}
     for of, size in sizes.items():
-        scope.groups[of] = _members(of, size)
-        members = [scope.steps.get(member) for member in scope.groups[of]]
-        if of in scope.steps or not all(
-            step and isinstance(step.foreach, dict) and step.foreach["size"] == size for step in members
-        ):
+        # As many as their number says, each with a name of its own, so that is all of them.
+        if of in scope.steps or counts[of, size] != size:
             message = f"of the foreach step {of!r} some members are missing; resolve the config again"
             findings.report(("steps",), message)
+        else:
+            scope.groups[of] = _members(of, size)
     return scope
 
 
-def _is_member(name: str, foreach: dict[str, Any]) -> bool:
+def _read_foreach(name: str, scope: Scope, origin: Origin, findings: Findings) -> None:
+    """Read a step's ``foreach``, unless it is what resolving left."""
+    path: Path = ("steps", name, "foreach")
+    if isinstance(scope.steps[name].foreach, dict) and origin.is_resolved:
+        findings.refuse(path, "this is not what `zen-runner resolve` writes; resolve the config again")
+    elif not findings.is_dropped(*path):
+        _read_items(name, scope, origin, findings)
+        _check_placeholders(name, scope, findings)
+    scope.steps[name] = msgspec.structs.replace(scope.steps[name], foreach=None)
+
+
+def _check_placeholders(name: str, scope: Scope, findings: Findings) -> None:
+    """Stop if a step has so many placeholders for its items that filling them in would take long."""
+    step, size = scope.steps[name], len(scope.items.get(name, ()))
+    urls = [one if isinstance(one, str) else one.url for one in step.inputs.values()]
+    texts = strings([step.run, step.args, step.env, urls], ())
+    count = size * sum(len(item_references(text)) for _, text in texts)
+    if count > _MOST_FILLINGS:
+        message = f"placeholders for its {size:,} items are to be filled in {count:,} times, and {_MOST_FILLINGS:,} is the most"
+        findings.stop(("steps", name), f"{message}; use fewer of them, or one {{{ITEM}}} for all")
+
+
+def _is_member(name: str, foreach: Any) -> bool:
     """Return whether this is a resolved step's ``foreach``, and the step is called accordingly."""
-    if foreach.keys() != MEMBER.keys() or not all(isinstance(foreach[key], kind) for key, kind in MEMBER.items()):
+    if (
+        not isinstance(foreach, dict)
+        or foreach.keys() != MEMBER.keys()
+        or not all(isinstance(foreach[key], kind) for key, kind in MEMBER.items())
+    ):
         return False
     return name == f"{foreach['of']}.{foreach['index']}" and 0 <= foreach["index"] < foreach["size"] <= MOST_ITEMS
 
@@ -134,19 +163,14 @@ def expand(steps: Mapping[str, dict[str, Any]], scope: Scope, origin: Origin, fi
 
     Args:
         steps: by name, as ``steps.read`` returns each.
+
+    Raises:
+        Enough: there is too much of it.
     """
     expanded: dict[str, dict[str, Any]] = {}
-    edges = 0
+    bounds = _Bounds(scope, findings)
     for name, step in steps.items():
-        size = len(scope.items.get(name, (None,)))
-        edges += size * sum(len(scope.items[parent]) for parent in step["parents"] if parent in scope.items)
-        if edges > _MOST_EDGES:
-            findings.report(
-                ("steps", name),
-                f"with this one, steps wait {edges:,} times for members of foreach steps, and {_MOST_EDGES:,} is the most; "
-                "put one step between that waits for all members, and let the others wait for that",
-            )
-            break
+        bounds.add(name, step)
         step = _gathering(step, scope)
         if name not in scope.items:
             expanded[name] = {**step, "foreach": scope.steps[name].foreach}
@@ -154,11 +178,58 @@ def expand(steps: Mapping[str, dict[str, Any]], scope: Scope, origin: Origin, fi
         before = len(findings.rows)
         for index, item in enumerate(scope.items[name]):
             filled = _filled(step, item, ("steps", name), origin, findings)
-            foreach = {"of": name, "index": index, "size": size, "item": item}
+            foreach = {"of": name, "index": index, "size": len(scope.items[name]), "item": item}
             expanded[f"{name}.{index}"] = {**step, **filled, "foreach": foreach}
             if len(findings.rows) > before:
                 break  # the other items' would read alike
     return expanded
+
+
+class _Bounds:
+    """How much the steps come to once they are expanded, counted before they are."""
+
+    def __init__(self, scope: Scope, findings: Findings) -> None:
+        self._scope = scope
+        self._findings = findings
+        self._edges = 0
+        self._bytes = 0
+
+    def add(self, name: str, step: dict[str, Any]) -> None:
+        """Count one step with all its members.
+
+        Raises:
+            Enough: with this one it is too much.
+        """
+        items = self._scope.items.get(name)
+        size = 1 if items is None else len(items)
+        sizes = {parent: len(self._scope.items[parent]) for parent in step["parents"] if parent in self._scope.items}
+        gathered = sum(sizes.get(source.get("step", ""), 0) for source in step["inputs"].values())
+        self._edges += size * max(sum(sizes.values()), gathered)
+        if self._edges > _MOST_EDGES:
+            self._findings.stop(
+                ("steps", name),
+                f"with this one, steps wait {self._edges:,} times for members of foreach steps, and {_MOST_EDGES:,} is the most; "
+                "put one step between that waits for all members, and let the others wait for that",
+            )
+        self._bytes += size * len(wire.dumps(step))
+        if items is not None and self._bytes <= MAX_BYTES:
+            self._bytes += self._filled(step, items)
+        if self._bytes > MAX_BYTES:
+            message = f"with this one, the resolved config has more than {MAX_BYTES >> 20} MiB; put what is long into a file"
+            self._findings.stop(("steps", name), message)
+
+    def _filled(self, step: dict[str, Any], items: list[Any]) -> int:
+        """Return how many bytes the items take where placeholders stand for them, or more than the bound."""
+        urls = [source.get("url", "") for source in step["inputs"].values()]
+        texts = strings([step.get("run"), step["args"], step["env"], urls], ())
+        ways = Counter([ITEM, *(reference for _, text in texts for reference in item_references(text))])
+        count = 0
+        for item in items:
+            for way, times in ways.items():
+                count += times * len(wire.dumps(_value_at(item, way.split(".")[1:])))
+            if count > MAX_BYTES:
+                break
+        return count
 
 
 def _members(name: str, size: int) -> list[str]:

@@ -32,6 +32,20 @@ def _is_reference(body: str) -> bool:
     return head[0] != "-" and not head.replace("_", "").replace("-", "").isdigit()
 
 
+def _next(text: str, at: int, end: int) -> int:
+    """Return where the next reference could begin, past what can't be one, however many braces there are.
+
+    Args:
+        text: the whole.
+        at: of the brace that begins none.
+        end: of the brace that would have ended it; negative if that is too far.
+    """
+    if end < 0:
+        end = text.find("}", at)
+        return len(text) if end < 0 else max(at + 1, end - _LONGEST - 2)
+    return max(at + 1, text.rfind("{", at, end) - 1)  # nothing with a brace within is a reference
+
+
 def _pieces(text: str) -> Iterator[tuple[bool, str]]:
     """Yield ``(is a reference, text)``; a reference comes without its braces."""
     at = start = 0
@@ -40,7 +54,7 @@ def _pieces(text: str) -> Iterator[tuple[bool, str]]:
         begin = at + 2 if double else at + 1
         end = text.find("}", begin, begin + _LONGEST)
         if end < 0 or not _is_reference(text[begin:end]) or (double and not text.startswith("}}", end)):
-            at += 1
+            at = _next(text, at, end)
             continue
         if at > start:
             yield False, text[start:at]
@@ -120,7 +134,9 @@ def escape(text: str) -> str:
         if end >= 0 and _is_reference(text[at + 1 : end]):
             parts += [text[done:at], "{", text[at : end + 1], "}"]
             done = end + 1
-        at += 1
+            at += 1
+        else:
+            at = _next(text, at, end)
     return "".join(parts) + text[done:]
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from backends.config.findings import Findings
 from backends.config.naming import is_identifier, looks_secret
 from backends.config.paths import Path
+from backends.store import urls
 from backends.store.base import BUCKET_SCHEMES
 
 
@@ -50,7 +51,7 @@ def interpolate(text: str, path: Path, origin: Origin, findings: Findings) -> st
         if value is None:
             findings.report(path, f"${name} is not set; set it, or give a default: ${{env:{name}:-default}}")
             return text
-        parts.append(value)
+        parts.append(findings.interpolate(value, path))
 
 
 def interpolate_all(value: Any, path: Path, origin: Origin, findings: Findings) -> Any:
@@ -104,6 +105,8 @@ def location(text: str, path: Path, schemes: tuple[str, ...] | None, origin: Ori
         findings.report(path, f"{scheme[:20]}:// can't be used here; write a path, or {kinds}")
     if ":" in rest.partition("/")[0].rpartition("@")[0]:
         findings.report(path, "the URL has a password in it, and a config is stored and printed; remove it")
+    elif scheme in urls.WEB and scheme in (schemes or ()) and (flaw := urls.flaw(text)):
+        findings.report(path, flaw)
     return text
 
 

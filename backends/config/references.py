@@ -14,9 +14,9 @@ from backends.config.placeholders import ITEM
 from backends.config.places import Origin, location, refuse_interpolation
 from backends.config.schema import Input, Step
 from backends.store.base import BUCKET_SCHEMES
+from backends.store.urls import WEB
 
 HEADS = ("inputs", "outputs", "args")  # what a placeholder begins with, if not with a step's name
-_WEB = ("http", "https")
 
 
 class Scope(NamedTuple):
@@ -103,7 +103,7 @@ def external(text: str, path: Path, origin: Origin, findings: Findings, *, as_ur
         findings.report(path, "placeholders are not read here; an input is a fixed path or URL, or another step's output")
     if not text:
         findings.report(path, "it is empty; write a path or a URL")
-    return location(text, path, None if as_url else (*BUCKET_SCHEMES, *_WEB), origin, findings)
+    return location(text, path, None if as_url else (*BUCKET_SCHEMES, *WEB), origin, findings)
 
 
 def _from(text: str, name: str, path: Path, scope: Scope, findings: Findings) -> dict[str, str]:

@@ -16,8 +16,9 @@ from msgspec import UNSET
 from backends import graph
 from backends.config import foreach, limits, places, steps
 from backends.config.blocks import Backends
+from backends.config.bounds import MAX_STEPS
 from backends.config.document import Document
-from backends.config.findings import Findings
+from backends.config.findings import Enough, Findings
 from backends.config.naming import check_name, slug
 from backends.config.overrides import override
 from backends.config.paths import Path
@@ -59,10 +60,7 @@ def load(
     if backend is not None:
         data = {**data, "backend": backend}
         findings.options[("backend",)] = "--backend"
-    resolved = _resolved(data, base, name_default, environ, findings)
-    if findings.rows:
-        raise ConfigError(findings.problems(doc))
-    return resolved
+    return _checked(data, base, name_default, environ, findings, doc)
 
 
 def resolve(data: dict[str, Any], base: str, name_default: str, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -79,10 +77,18 @@ def resolve(data: dict[str, Any], base: str, name_default: str, environ: Mapping
     Raises:
         ConfigError: with every problem.
     """
-    findings = Findings()
-    resolved = _resolved(data, base, name_default, environ, findings)
+    return _checked(data, base, name_default, environ, Findings(), None)
+
+
+def _checked(
+    data: dict[str, Any], base: str, name_default: str, environ: Mapping[str, str], findings: Findings, doc: Document | None
+) -> dict[str, Any]:
+    try:
+        resolved = _resolved(data, base, name_default, environ, findings)
+    except Enough:
+        resolved = {}
     if findings.rows:
-        raise ConfigError(findings.problems(None))
+        raise ConfigError(findings.problems(doc))
     return resolved
 
 
@@ -136,6 +142,8 @@ def _steps(
 
 def _typed(data: dict[str, Any], findings: Findings) -> Config:
     """Return the config as its types, without what doesn't fit them."""
+    if isinstance(data.get("steps"), dict) and (count := len(data["steps"])) > MAX_STEPS:
+        findings.stop(("steps",), f"{count:,} steps are more than the {MAX_STEPS:,} that there may be; let each do more")
     unread = {path for path, _, _ in findings.rows if _is_missing(data, path)}
     for path in unread:
         findings.drop(path)

@@ -57,7 +57,7 @@ def listing(root: str, *, exclude: Iterable[str] = (), limit: int = MAX_BYTES) -
 
 def configs(root: str) -> list[str]:
     """Return the paths of zen-runner's own configs at the top of a code directory."""
-    from backends.config import document
+    from backends.config import bounds, document
 
     found = []
     for name in sorted(os.listdir(root)):
@@ -65,7 +65,7 @@ def configs(root: str) -> list[str]:
         if name.endswith((".yaml", ".yml", ".json")) and os.path.isfile(path):
             try:
                 with open(path, "rb") as file:
-                    text = file.read(document.MAX_BYTES + 1)
+                    text = file.read(bounds.MAX_BYTES + 1)
                 if b"steps" not in text:
                     continue
                 data = document.parse(text, name).data

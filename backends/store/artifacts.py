@@ -11,8 +11,8 @@ import errno
 import os
 
 from backends import wire
-from backends.errors import InfraError, InputError, UserError
-from backends.store import open_store, trees
+from backends.errors import ConfigError, InfraError, InputError, UserError
+from backends.store import open_store, trees, urls
 from backends.store.base import BUCKET_SCHEMES, TEMP, Store, each, portable, trouble
 from backends.store.digests import describe, file_artifact, hash_blocks, order_key, tree_artifact, tree_digest
 from backends.store.local import make_folder
@@ -239,16 +239,17 @@ def fetch_url(url: str, scratch: str, name: str = "", *, check: Callable[[], Non
         The local path and its digest.
 
     Raises:
+        ConfigError: no server can have such a URL.
         InputError: there is nothing, or it can't be read.
         InfraError: the place could not be reached.
     """
-    label = f"input {name!r} ({url})" if name else f"input {url}"
+    label = f"input {name!r} ({urls.plain(url)})" if name else f"input {urls.plain(url)}"
     scheme, colon, rest = url.partition("://")
     if not colon or scheme == "file":
         path = str(open_store(url).root)
-    elif scheme in ("http", "https"):
+    elif scheme in urls.WEB:
         path = f"{_room(scratch)}/{url.partition('?')[0].rstrip('/').rpartition('/')[2] or 'index'}"
-        _download_http(url, path, label)
+        _download_http(url, path, label, check)
     elif scheme in BUCKET_SCHEMES:
         bucket, _, key = rest.rstrip("/").partition("/")
         if not key:
@@ -471,18 +472,14 @@ def _room(scratch: str) -> str:
             raise trouble("write", path, error) from error
 
 
-def _download_http(url: str, path: str, label: str) -> None:
-    import urllib.error
-    import urllib.request
+def _download_http(url: str, path: str, label: str, check: Callable[[], None] | None = None) -> None:
+    from backends.store import download  # which brings what most runs do without
 
+    if reason := urls.flaw(url):
+        raise ConfigError(f"{label}: {reason}")
     try:
-        # The caller has seen that it begins with http.
-        with urllib.request.urlopen(url, timeout=60) as answer, open(path, "wb") as file:  # noqa: S310
-            while block := answer.read(BLOCK):
-                file.write(block)
-    except urllib.error.HTTPError as error:
-        if error.code >= 500:
-            raise InfraError(f"{label}: the server answers {error.code} {error.reason}; try again later") from error
-        raise InputError(f"{label}: the server answers {error.code} {error.reason}") from error
-    except (OSError, ValueError) as error:
+        download.download(url, lambda: download.File(path), download.OF_AN_INPUT, check)
+    except download.Refused as error:
+        raise InputError(f"{label}: {error}") from error
+    except download.Broken as error:
         raise InfraError(f"{label} could not be read: {error}; check the host's name and the network") from error

@@ -11,7 +11,9 @@ import stat
 
 from backends import wire
 from backends.config import shape
+from backends.config.bounds import MAX_BYTES, is_too_heavy
 from backends.errors import ConfigError, InfraError, Problem
+from backends.store import urls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 DEFAULT_FILES = ("/etc/zen-runner/config.yaml", "/etc/zen-runner/config.yml", "/etc/zen-runner/config.json")
-MAX_BYTES = 64 * 1024 * 1024  # of any config, unpacked; what people write is held to less
 
 
 class Source:
@@ -99,12 +100,17 @@ def load(
             overrides=overrides,
             backend=backend,
         )
-    return config, wire.sha256(wire.dumps(config).encode("ascii"))
+        if document.holds_too_much(wire.dumps(config)):
+            raise _wrong(source.origin, "it holds too much once it is resolved; put what is long into files")
+    data = wire.dumps(config).encode("ascii")
+    if len(data) > MAX_BYTES:
+        raise _wrong(source.origin, f"once it is resolved it has {len(data):,} bytes, and {MAX_BYTES >> 20} MiB is the most")
+    return config, wire.sha256(data)
 
 
 def read_resolved(data: bytes) -> dict[str, Any] | None:
     """Return the config if it is a resolved one in full, else None, so that the checks say what it lacks."""
-    if data[:1] != b"{" or b'"resolved"' not in data:
+    if data[:1] != b"{" or b'"resolved"' not in data or len(data) > MAX_BYTES or is_too_heavy(data):
         return None
     try:
         config: Any = wire.loads(data)
@@ -115,7 +121,7 @@ def read_resolved(data: bytes) -> dict[str, Any] | None:
     steps = config.get("steps")
     if config.keys() != shape.CONFIG or not isinstance(steps, dict) or not steps:
         return None
-    return config if all(map(_is_resolved_step, steps.values())) else None
+    return config if all(map(_is_resolved_step, steps.values())) and _are_groups_whole(steps) else None
 
 
 def _is_resolved_step(step: object) -> bool:
@@ -130,9 +136,24 @@ def _is_resolved_step(step: object) -> bool:
             return False
     if not all(isinstance(source, dict) for source in step["inputs"].values()):
         return False
-    if step["foreach"] is not None and step["foreach"].keys() != shape.MEMBER.keys():
+    if (foreach := step["foreach"]) is not None and not (
+        foreach.keys() == shape.MEMBER.keys() and all(isinstance(foreach[key], kind) for key, kind in shape.MEMBER.items())
+    ):
         return False
     return bool(shape.RESOURCES_BEFORE <= step["resources"].keys() <= shape.RESOURCES and step["retry"].keys() == shape.RETRY)
+
+
+def _are_groups_whole(steps: Mapping[str, dict[str, Any]]) -> bool:
+    """Return whether of each ``foreach`` step there are as many members as each of them says, so that all can be named."""
+    counts: dict[str, int] = {}
+    for step in steps.values():
+        if (foreach := step["foreach"]) is not None:
+            counts[foreach["of"]] = counts.get(foreach["of"], 0) + 1
+    return all(
+        counts[foreach["of"]] == foreach["size"] and name == f"{foreach['of']}.{foreach['index']}"
+        for name, step in steps.items()
+        if (foreach := step["foreach"]) is not None
+    )
 
 
 def _are_texts(value: object) -> bool:
@@ -156,13 +177,17 @@ def _read(fd: int, origin: str) -> Iterable[bytes]:
         yield block
 
 
+def _too_long(origin: str) -> ConfigError:
+    return _wrong(origin, f"it has more than {MAX_BYTES >> 20} MiB, which no config has; is it the right file?")
+
+
 def _bounded(blocks: Iterable[bytes], origin: str) -> bytes:
     """Join blocks of bytes, but not more than a config may have."""
     parts, size = [], 0
     for block in blocks:
         size += len(block)
         if size > MAX_BYTES:
-            raise _wrong(origin, f"it has more than {MAX_BYTES >> 20} MiB, which no config has; is it the right file?")
+            raise _too_long(origin)
         parts.append(block)
     return b"".join(parts)
 
@@ -257,13 +282,13 @@ def _fetch(reference: str, origin: str, *, digest_needed: bool = False) -> Sourc
         url, digest = reference, ""
     if digest_needed and not digest:
         raise _wrong(
-            origin, f"the reference has no digest; write ref:{_plain(reference)}#sha256=HEX, 64 digits of the file's SHA-256"
+            origin, f"the reference has no digest; write ref:{urls.plain(reference)}#sha256=HEX, 64 digits of the file's SHA-256"
         )
     digest = digest.lower()
     if digest and (len(digest) != 64 or digest.strip("0123456789abcdef")):
         raise _wrong(origin, "after '#sha256=' come the 64 hexadecimal digits of the file's SHA-256")
     scheme, colon, rest = url.partition("://")
-    shown = _plain(url)
+    shown = urls.plain(url)
     if not colon or scheme.lower() == "file":
         if colon and not rest.startswith(("/", "localhost/")):
             raise _wrong(origin, f"a file URL has three slashes: file:///{rest}")
@@ -284,14 +309,6 @@ def _fetch(reference: str, origin: str, *, digest_needed: bool = False) -> Sourc
     return source
 
 
-def _plain(url: str) -> str:
-    """Return a URL without what may be secret in it: user, password and query."""
-    url = url.partition("?")[0]
-    scheme, colon, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
-    return scheme + colon + host.rpartition("@")[2] + slash + path if colon else url
-
-
 def _download_bucket(url: str, shown: str) -> bytes:
     from backends.store import open_store
 
@@ -305,28 +322,19 @@ def _download_bucket(url: str, shown: str) -> bytes:
 
 
 def _download_http(url: str, shown: str) -> bytes:
-    from http.client import HTTPException
-    from time import sleep
-    from urllib.error import HTTPError
-    from urllib.request import Request, urlopen
+    from backends.store import download
 
-    if "@" in url.partition("://")[2].partition("/")[0]:
-        raise _wrong(shown, "the URL has a user or password in it; use one that needs no login, or a store's own (s3://, …)")
-    for wait in (0.5, 2.0, None):
-        try:
-            request = Request(url, headers={"User-Agent": "zen-runner"})  # noqa: S310 - the scheme was checked
-            with urlopen(request, timeout=10) as answer:  # noqa: S310
-                return _bounded(iter(lambda: answer.read(1 << 20), b""), shown)
-        except HTTPError as error:
-            if error.code in (404, 410):
-                raise _wrong(shown, f"there is no such file on the server (HTTP {error.code}); check the URL", error) from error
-            if wait is None or (error.code < 500 and error.code != 429):
-                raise InfraError(
-                    f"{shown}: the server answers HTTP {error.code} {error.reason}; check the URL and access"
-                ) from error
-        except (OSError, HTTPException, ValueError) as error:
-            if wait is None:
-                why = getattr(error, "reason", error)
-                raise InfraError(f"{shown}: it can't be fetched: {why}; check the address and the network") from error
-        sleep(wait)
-    raise AssertionError  # the last try returned or raised
+    if reason := urls.flaw(url):
+        raise _wrong(shown, reason)
+    sink = download.Memory(MAX_BYTES)
+    try:
+        download.download(url, sink.open, download.OF_A_CONFIG)
+    except download.TooLong as error:
+        raise _too_long(shown) from error
+    except download.Refused as error:
+        if error.status in (404, 410):
+            raise _wrong(shown, f"there is no such file on the server (HTTP {error.status}); check the URL", error) from error
+        raise InfraError(f"{shown}: {error}; check the URL and access") from error
+    except download.Broken as error:
+        raise InfraError(f"{shown}: it can't be fetched: {error}; check the address and the network") from error
+    return bytes(sink.data)

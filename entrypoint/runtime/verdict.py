@@ -118,7 +118,9 @@ def _shim_word(claimed: Claimed) -> tuple[str, str, str] | None:
         return None  # no shim was there
     try:
         data = values.left(claimed.file("error.json"), ERROR)
-        error = wire.loads(data or b"")
+        if not data:
+            return None  # the usual case, which does without an exception and what it brings
+        error = wire.loads(data)
         # A step can write this file, too; so it says no more than a step may.
         kinds = (outcome.CONFIG, outcome.PLACEMENT, outcome.INFRA) if claimed.framework else (outcome.CONFIG,)
         kind = error["class"] if error["class"] in (*kinds, "note") else outcome.USER

@@ -17,8 +17,9 @@ from typing import ClassVar
 import pytest
 
 from backends import wire
-from backends.config import resolve, shape
+from backends.config import bounds, resolve, shape
 from backends.errors import ConfigError, InfraError, UsageError
+from backends.store import download
 from entrypoint.runtime import load
 from tests.support.running import ROOT
 
@@ -95,7 +96,7 @@ def test_files_that_cannot_be_read(config: Path, monkeypatch: pytest.MonkeyPatch
     assert "empty" in refusal("")
     assert "NUL" in refusal("a\0b")
     assert "can't be opened: Too many levels of symbolic links" in refusal(_loop(folder))
-    assert refusal("/dev/zero") == "/dev/zero: it has more than 64 MiB, which no config has; is it the right file?"
+    assert refusal("/dev/zero") == "/dev/zero: it has more than 16 MiB, which no config has; is it the right file?"
 
     def denied(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
@@ -147,9 +148,9 @@ def test_a_packed_config_that_is_broken(value: str) -> None:
 
 
 def test_a_packed_bomb_is_not_unpacked() -> None:
-    packed = _packed(bytes(load.MAX_BYTES + 1))
+    packed = _packed(bytes(bounds.MAX_BYTES + 1))
     assert len(packed) < 131_072
-    assert "more than 64 MiB" in refusal(None, ZEN_RUNNER_CONFIG=packed)
+    assert "more than 16 MiB" in refusal(None, ZEN_RUNNER_CONFIG=packed)
 
 
 # -- ref: and URLs ---------------------------------------------------------------------------------------------------
@@ -189,7 +190,7 @@ def test_a_reference_to_a_file(config: Path) -> None:
 
 
 def test_a_reference_over_http(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr(download, "WAITS", (0.0, 0.0))
     monkeypatch.setattr(_Handler, "failures", [503, 429])
     url = f"{server}/cfg.yaml?sig=a%2Fb"
     source = load.find(None, {"ZEN_RUNNER_CONFIG": _reference(url)})
@@ -203,7 +204,7 @@ def test_a_reference_over_http(server: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_an_unreachable_server_is_no_fault_of_the_config(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr(download, "WAITS", (0.0, 0.0))
     with pytest.raises(InfraError, match=r"^http://127.0.0.1:9/x: it can't be fetched: .*refused"):
         load.find("http://127.0.0.1:9/x?token=s", {})
 
