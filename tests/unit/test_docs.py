@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from backends import base
+from backends.base import TrainingBaseBackend
 from backends.orchestrator.driven.backend import ClientDrivenBackend
 from backends.orchestrator.driven.container_platform import ContainerPlatform, ContainerRenderer
 from backends.orchestrator.driven.containers import ContainersBackend
@@ -62,6 +63,7 @@ BASES: dict[str, type] = {
     "PipelineBackend": PipelineBackend,
     "Platform": Platform,
     "RemoteBackend": RemoteBackend,
+    "TrainingBaseBackend": TrainingBaseBackend,
 }
 
 
