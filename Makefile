@@ -29,7 +29,7 @@ $(ENGINES)/.made: tests/engines.txt
 	$(ENGINES)/bin/python -m pip install --quiet --disable-pip-version-check --requirement tests/engines.txt
 	@touch $@
 
-run: $(VENV)/.run ## the penguins pipeline: real data, a process a step, no Docker
+run: $(VENV)/.run ## the penguins pipeline: real data, one process per step, no Docker
 	$(BIN)/zen-runner run --config examples/penguins/pipeline.yaml
 
 lint: $(VENV)/.dev ## ruff, its formatter and mypy --strict
