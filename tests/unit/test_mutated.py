@@ -15,7 +15,10 @@ import yaml
 from backends import wire
 from backends.config import document
 from backends.errors import ConfigError, UsageError
+from backends.store.local import LocalStore
 from entrypoint import cli
+from entrypoint.cli import terminal
+from entrypoint.cli.reporters.lines import Lines
 from entrypoint.cli.verbs import graph
 from entrypoint.runtime import load
 from tests.support.configs import problems
@@ -206,3 +209,18 @@ def test_a_byte_order_mark_is_no_part_of_a_config() -> None:
     for text in (b"version: 1\r\nsteps:\r\n  a:\r\n    run: [x]\r\n", b'{"version": 1, "steps": {"a": {"run": ["x"]}}}'):
         for origin in ("p.yaml", "p.json") if text[:1] == b"{" else ("p.yaml",):
             assert document.parse(b"\xef\xbb\xbf" + text, origin).data == {"version": 1, "steps": {"a": {"run": ["x"]}}}
+
+
+def test_what_others_say_is_shown_escaped() -> None:
+    shown = r"\x1b[31m\x07\x9b1m\x7f\r\x08\u202e"
+    assert terminal.escaped(CONTROLS + "\n\té") == shown + "\n\té"
+    assert terminal.escaped(CONTROLS + "\n\té", one_line=True) == shown + r"\n\té"
+    assert terminal.paint(CONTROLS, "user", True) == f"\x1b[31m{shown}\x1b[0m"
+    assert terminal.columns([("a\nb", CONTROLS), ("c", "d")]) == [rf"a\nb  {shown}", "c     d"]
+    record = {"step": f"s{CONTROLS}", "class": "user", "exit_code": 1, "message": CONTROLS, "seconds": 1.0}
+    written: list[bytes] = []
+    lines = Lines({"steps": {}}, LocalStore("/nowhere"), "", write=lambda _, data: written.append(data))
+    lines.report("step_finished", record=record)
+    lines.report("step_retry", record=record, delay=1.0)
+    text = b"".join(written).decode()
+    assert text.count(shown) == 4 and "\x1b" not in text
