@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from time import monotonic
 
 from backends import outcome
@@ -39,11 +38,10 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
     """
     supervisor = Supervisor()
     last = {STDOUT: b"\n", STDERR: b"\n"}
-    same = _same_file(STDOUT, STDERR)
 
     def output(stream: int, data: bytes) -> None:
         supervisor.write(stream, data)
-        last[STDERR if same else stream] = data[-1:]
+        last[STDERR if supervisor.is_one_stream else stream] = data[-1:]
 
     name = run or identity(environ)[0]
 
@@ -89,8 +87,3 @@ def _attempt(task: Task) -> Record:
         look = attempt.look()
         task.supervisor.poll(LONG if look is None else max(0.0, look - monotonic()))
     return record
-
-
-def _same_file(one: int, other: int) -> bool:
-    first, second = os.fstat(one), os.fstat(other)
-    return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)

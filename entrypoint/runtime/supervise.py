@@ -50,6 +50,7 @@ class Supervisor:
                 os.close(null)
                 break
             os.set_inheritable(null, True)
+        self.is_one_stream = _same_file(STDOUT, STDERR)  # then one pipe carries both, in the order in which they were written
         self.stopped_by: int | None = None  # the first stop signal that came
         self.stopped_at: float | None = None  # when, on the monotonic clock
         self.is_impatient = False  # Ctrl-C came twice
@@ -136,9 +137,11 @@ class Supervisor:
         """
         program = find_program(argv[0], env.get("PATH", os.defpath))
         out_read, out_write = os.pipe()
-        err_read, err_write = os.pipe()
-        os.set_blocking(out_read, False)
-        os.set_blocking(err_read, False)
+        err_read, err_write = (out_read, out_write) if self.is_one_stream else os.pipe()
+        streams = {out_read: STDOUT}
+        streams.setdefault(err_read, STDERR)
+        for fd in streams:
+            os.set_blocking(fd, False)
         try:
             with self._spawning:
                 pid = os.posix_spawn(
@@ -154,15 +157,15 @@ class Supervisor:
                     setsigmask=(),
                     setsigdef=_RESET,
                 )
-                process = Process(pid, {out_read: STDOUT, err_read: STDERR}, output, timeout, grace)
+                process = Process(pid, streams, output, timeout, grace)
                 self._processes[pid] = process
         except BaseException:
-            os.close(out_read)
-            os.close(err_read)
+            for fd in streams:
+                os.close(fd)
             raise
         finally:
-            os.close(out_write)
-            os.close(err_write)
+            for fd in {out_write, err_write}:
+                os.close(fd)
         if self._sample_at is None:
             self._sample_at = process.started + SAMPLE_AFTER
         if self.stopped_by is not None:  # the signal came between the caller's last look and now
@@ -351,3 +354,8 @@ class Supervisor:
                 process.gone()
                 over.append(process)
         return over
+
+
+def _same_file(one: int, other: int) -> bool:
+    first, second = os.fstat(one), os.fstat(other)
+    return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)

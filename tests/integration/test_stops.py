@@ -247,3 +247,16 @@ def test_of_many_drivers_at_once_one_runs(tmp_path: Path) -> None:
     codes = sorted(end(driver).code for driver in drivers)
     assert codes == [0, 73, 73, 73]
     assert json.loads((tmp_path / "store/runs/r/run.json").read_bytes())["state"] == "success"
+
+
+@pytest.mark.parametrize("way", ["--step", "run"])
+def test_two_streams_that_end_in_one_file_keep_their_order(tmp_path: Path, way: str) -> None:
+    script = "for i in 1 2 3 4 5 6 7 8; do echo out $i; echo err $i >&2; done"
+    path = config(tmp_path, steps={"s": shell(script)})
+    command = running.argv("run", "--config", str(path), "--run-id", "r", *(["--step", "s"] if way == "--step" else []))
+    with open(tmp_path / "all", "wb") as file:
+        subprocess.run(command, cwd=tmp_path, env=running.environment(), stdout=file, stderr=subprocess.STDOUT, check=True)
+    lines = [f"{word} {number}" for number in range(1, 9) for word in ("out", "err")]
+    assert (tmp_path / "store/runs/r/s/1/log/000001.txt").read_text().splitlines() == lines
+    said = (tmp_path / "all").read_text()
+    assert [line.removeprefix("s | ") for line in said.splitlines() if line.removeprefix("s | ") in lines] == lines

@@ -97,14 +97,21 @@ def attempt(launcher: PlatformLauncher) -> Record:
     return record
 
 
-def test_a_fault_that_nobody_foresaw_ends_the_attempt(platform: Platform, launcher: PlatformLauncher) -> None:
+class Panic(BaseException):
+    """What a library in Rust raises."""
+
+
+@pytest.mark.parametrize("kind", [ZeroDivisionError, Panic])
+def test_a_fault_that_nobody_foresaw_ends_the_attempt(
+    platform: Platform, launcher: PlatformLauncher, kind: type[BaseException]
+) -> None:
     def printed() -> Iterator[tuple[int, bytes]]:
         yield STDOUT, b"x"
-        raise ZeroDivisionError("odd")
+        raise kind("odd")
 
     platform.printed = printed
     record = attempt(launcher)
-    assert (record["class"], record["step"]) == ("infra", "a") and "ZeroDivisionError: odd" in record["message"]
+    assert (record["class"], record["step"]) == ("infra", "a") and f"{kind.__name__}: odd" in record["message"]
     assert "in printed" in record["log_tail"]
     platform.printed = lambda: iter(())
     assert "ended with 7" in attempt(launcher)["message"] and len(platform.started) == 1  # the retry takes the container over
