@@ -6,12 +6,15 @@ import errno
 import http.client
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from backends.errors import InfraError, UserError
 from backends.store import open_store
-from backends.store.records import Record
+
+if TYPE_CHECKING:
+    from backends.store.records import Record
 from entrypoint.runtime.blame import CLAIM, PREPARE, PUBLISH, STORE, blame
 from entrypoint.runtime.claimed import Task
 from entrypoint.runtime.launcher import LocalLauncher

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
@@ -82,7 +83,7 @@ def _mutate(data: Any, chance: random.Random) -> None:
             case 2 if isinstance(holder, dict):
                 holder[str(chance.choice(ODD))[:40]] = holder.pop(key)
             case _:
-                holder[key] = chance.choice(ODD)
+                holder[key] = copy.deepcopy(chance.choice(ODD))  # the next change may go into it
 
 
 def _garble(text: str, chance: random.Random) -> bytes:
