@@ -1,4 +1,4 @@
-"""Files that somebody else could have made: opened without waiting, read up to a bound, removed however deep they lie."""
+"""Files that somebody else could have made: opened without waiting, read up to a bound."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ import errno
 import os
 import stat
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 _BLOCK = 1 << 20
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def open_regular(path: str, flags: int = os.O_RDONLY, mode: int = 0o644) -> int:
@@ -62,73 +57,5 @@ def read_regular(path: str, limit: int, start: int = 0) -> bytes:
         os.close(fd)
 
 
-def remove_tree(top: str) -> None:
-    """Remove a file or a directory with all in it as far as that can be done; no link is followed, no depth is too much.
-
-    It goes down and up by single names from one open directory to the next, so that no path gets long and nothing calls itself.
-    """
-    try:
-        fd = os.open(top, _FOLDER)
-    except OSError:
-        _quietly(lambda: os.unlink(top))
-        return
-    stack = [("", _identity(fd), _empty(fd))]
-    while stack:
-        name, above, folders = stack[-1]
-        if folders:
-            below = folders.pop()
-            parent = _identity(fd)
-            try:
-                deeper = _open_folder(below, fd)
-            except OSError:
-                continue
-            os.close(fd)
-            fd = deeper
-            stack.append((below, parent, _empty(fd)))
-            continue
-        stack.pop()
-        if stack:
-            fd = _up(fd)
-            if _identity(fd) != above:
-                break  # somebody moves it about
-            _quietly(lambda name=name, fd=fd: os.rmdir(name, dir_fd=fd))  # type: ignore[misc]
-    os.close(fd)
-    _quietly(lambda: os.rmdir(top))
-
-
-def _open_folder(name: str, above: int) -> int:
-    try:
-        return os.open(name, _FOLDER, dir_fd=above)
-    except PermissionError:
-        os.chmod(name, 0o700, dir_fd=above)
-        return os.open(name, _FOLDER, dir_fd=above)
-
-
-def _up(fd: int) -> int:
-    above = os.open("..", _FOLDER, dir_fd=fd)
-    os.close(fd)
-    return above
-
-
-def _identity(fd: int) -> tuple[int, int]:
-    status = os.fstat(fd)
-    return status.st_dev, status.st_ino
-
-
-def _empty(fd: int) -> list[str]:
-    """Remove all but the directories from an open directory, and return their names."""
-    _quietly(lambda: os.fchmod(fd, 0o700))
-    folders = []
-    for name in os.listdir(fd):
-        try:
-            os.unlink(name, dir_fd=fd)
-        except OSError:
-            folders.append(name)
-    return folders
-
-
-def _quietly(call: Callable[[], object]) -> None:
-    try:
-        call()
-    except OSError:
-        pass
+def go_on() -> None:
+    """Check nothing: the ``check`` of work that nobody stops."""

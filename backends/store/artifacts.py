@@ -12,11 +12,12 @@ import os
 
 from backends import wire
 from backends.errors import ConfigError, InfraError, InputError, UserError
+from backends.files import go_on
 from backends.store import open_store, trees, urls
 from backends.store.base import BUCKET_SCHEMES, TEMP, Store, each, portable, trouble
 from backends.store.digests import describe, file_artifact, hash_blocks, order_key, tree_artifact, tree_digest
 from backends.store.local import make_folder
-from backends.store.trees import BLOCK, go_on
+from backends.store.trees import BLOCK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

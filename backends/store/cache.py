@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from backends import outcome, wire
 from backends.errors import UsageError
+from backends.files import go_on
 from backends.store import keys
 from backends.store.records import read_json, result
-from backends.store.trees import go_on
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

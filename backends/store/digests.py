@@ -7,8 +7,9 @@ import stat
 
 from backends import wire
 from backends.errors import UserError
+from backends.files import go_on
 from backends.store import trees
-from backends.store.trees import BLOCK, go_on
+from backends.store.trees import BLOCK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ import os
 import stat
 
 from backends.errors import UserError, ZenRunnerError
+from backends.files import go_on
 from backends.store.base import TEMP, portable, trouble
 
 TYPE_CHECKING = False
@@ -32,10 +33,6 @@ _NEW = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _MADE_SO = frozenset(
     (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG, errno.ENXIO)
 )
-
-
-def go_on() -> None:
-    """Check nothing: the ``check`` of work that nobody stops."""
 
 
 def walk(top: str, *, keep: bool, ours: bool, check: Callable[[], None] = go_on) -> Iterator[Member]:

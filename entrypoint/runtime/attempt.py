@@ -16,9 +16,8 @@ from time import monotonic
 from backends import outcome
 from backends.errors import DuplicateError, PlacementError, UserError, ZenRunnerError
 from backends.store import keys
-from backends.store.cache import cache_put
 from backends.store.claims import AlreadyDone
-from entrypoint.runtime import cached, command, leftovers, verdict
+from entrypoint.runtime import command
 from entrypoint.runtime.aside import left_behind
 from entrypoint.runtime.blame import CLAIM, PREPARE, PUBLISH, STORE, blame
 from entrypoint.runtime.claimed import LOOK_AGAIN
@@ -125,14 +124,18 @@ class Attempt:
             self._stop.enter("to fetch its inputs")
             self._stop.check()
             inputs = self._prepare(claimed)
-            record = cached.look(claimed, inputs, check=self._stop.check) if self._task.step["cache"] else None
-            if record is not None:
-                return record
+            if self._task.step["cache"]:
+                from entrypoint.runtime import cached
+
+                if (record := cached.look(claimed, inputs, check=self._stop.check)) is not None:
+                    return record
             self._stop.check()
             process = command.launch(claimed, inputs)
             self._stop.enter("to end", has_grace=True, has_timeout=False)  # its process has a timeout of its own
             if self._stop.end() is not None:  # it was asked for after the last look and before the process was known
                 process.stop("terminated")
+            from entrypoint.runtime import verdict  # loaded while the step's interpreter starts
+
             process.wait()
             self._phase = PUBLISH
             self._stop.enter("to publish its outputs", has_grace=True)
@@ -264,6 +267,8 @@ def _close(claimed: Claimed, record: Record) -> Record:
     try:
         claimed.publish(record)
         if claimed.cache_key is not None and record["class"] == outcome.SUCCESS and record["cached_from"] is None:
+            from backends.store.cache import cache_put
+
             cache_put(run.store, claimed.cache_key, record)
     except ZenRunnerError as error:
         if record["class"] == outcome.SUCCESS or isinstance(error, DuplicateError):
@@ -274,5 +279,7 @@ def _close(claimed: Claimed, record: Record) -> Record:
     finally:
         if meter.group is not None and meter.group is not run.group:
             meter.group.remove()
+    from entrypoint.runtime import leftovers
+
     leftovers.clear(claimed, record)
     return record

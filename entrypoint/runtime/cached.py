@@ -6,8 +6,8 @@ import os
 
 from backends import outcome
 from backends.config import placeholders
+from backends.files import go_on
 from backends.store.cache import cache_get, cache_key
-from backends.store.trees import go_on
 from entrypoint.runtime.proc import find_program
 
 TYPE_CHECKING = False

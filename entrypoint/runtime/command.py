@@ -8,7 +8,7 @@ import os
 from backends import wire
 from backends.config import placeholders
 from backends.errors import ConfigError, InfraError, PlacementError, UserError, ZenRunnerError
-from backends.store import keys, trees
+from backends.store import keys
 from entrypoint.runtime.identity import ARG
 from entrypoint.runtime.proc import find_program
 from entrypoint.runtime.run import has_framework
@@ -213,6 +213,8 @@ def why_not(program: str, path: str) -> str:
     Source: execve(2), "Interpreter scripts"; elf(5), ``e_machine``.
     """
     try:
+        from backends.store import trees
+
         fd, _ = trees.open_file(os.path.realpath(find_program(program, path)))
     except (OSError, ZenRunnerError):
         return ""

@@ -6,8 +6,8 @@ import os
 
 from backends.config import placeholders
 from backends.errors import InputError
-from backends.store import artifacts, digests, keys, records
-from backends.store.trees import go_on
+from backends.files import go_on
+from backends.store import keys, records
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -107,6 +107,8 @@ class Inputs:
             InputError: one is missing, or a parent has no good result.
             InfraError: the store could not be read.
         """
+        from backends.store import digests
+
         known: dict[str, str] = {}
         for name, source in self._step["inputs"].items():
             if "gather" in source:
@@ -121,6 +123,8 @@ class Inputs:
 
     def _fetch(self, name: str, source: dict[str, Any], claimed: Claimed, check: Callable[[], None]) -> Any:
         """Bring one input here, note its digest, and return where the step finds it."""
+        from backends.store import artifacts, digests  # which many steps do without
+
         store, scratch, by_url = self._run.store, claimed.scratch, self._step["as"] == "url"
         known = claimed.digests
         if "gather" in source:

@@ -12,7 +12,6 @@ from entrypoint.runtime.attempt import Attempt
 from entrypoint.runtime.blame import PREPARE, blame
 from entrypoint.runtime.claimed import Task
 from entrypoint.runtime.identity import identity, member, with_arguments
-from entrypoint.runtime.last_words import last_words
 from entrypoint.runtime.run import Run
 from entrypoint.runtime.supervise import STDERR, STDOUT, Supervisor
 
@@ -63,6 +62,8 @@ def run_step(config: Config, sha: str, step: str, run: str | None, environ: Mapp
         record = _refusal(name, step, error.outcome_class, str(error))
     except BaseException as error:  # noqa: BLE001 - the last words must be said
         record = _refusal(name, step, *blame(error, PREPARE, config, environ)[:2])
+    from entrypoint.runtime.last_words import last_words
+
     line = last_words(record)
     if last[STDERR] != b"\n":
         line = "\n" + line

@@ -6,8 +6,8 @@ import os
 
 from backends import outcome, wire
 from backends.errors import UserError, ZenRunnerError
+from backends.files import go_on
 from backends.store import artifacts, keys
-from backends.store.trees import go_on
 from entrypoint.runtime import command, values
 
 TYPE_CHECKING = False

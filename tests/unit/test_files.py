@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from backends.files import open_regular, read_regular, remove_tree
-from backends.store import open_store
+from backends.files import open_regular, read_regular
+from backends.store import open_store, trees
 
 
 @pytest.fixture(params=["pipe", "link to a pipe", "link to a file", "folder", "socket", "device"])
@@ -72,9 +72,9 @@ def test_a_tree_is_removed_however_deep(tmp_path: Path) -> None:
         os.mkdir("d")
         os.chdir("d")
     os.chdir(before)
-    remove_tree(str(top))
+    trees.remove(str(top))
     assert not top.exists() and (keep / "file").exists()
     top.symlink_to(keep)
-    remove_tree(str(top))
+    trees.remove(str(top))
     assert not top.is_symlink() and (keep / "file").exists()
-    remove_tree(str(top))
+    trees.remove(str(top))
