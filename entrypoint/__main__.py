@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -48,6 +49,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
         return command_line(arguments)
     config, step = found
+    gc.set_threshold(10_000)  # a start makes thousands of objects and no garbage; looking for it took up to 1 ms
     from backends.errors import ZenRunnerError
     from entrypoint.runtime.load import find, load
 

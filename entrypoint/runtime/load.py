@@ -13,7 +13,6 @@ from backends import wire
 from backends.config import shape
 from backends.config.bounds import MAX_BYTES, is_too_heavy
 from backends.errors import ConfigError, InfraError, Problem
-from backends.store import urls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -300,6 +299,8 @@ def _gunzip(text: str, origin: str) -> bytes:
 
 def _fetch(reference: str, origin: str, *, digest_needed: bool = False) -> Source:
     """Read ``URL#sha256=HEX``; the digest may be left out where a person named the URL."""
+    from backends.store import urls
+
     url, mark, digest = reference.rpartition("#sha256=")
     if not mark:
         url, digest = reference, ""
@@ -345,7 +346,7 @@ def _download_bucket(url: str, shown: str) -> bytes:
 
 
 def _download_http(url: str, shown: str) -> bytes:
-    from backends.store import download
+    from backends.store import download, urls
 
     if reason := urls.flaw(url):
         raise _wrong(shown, reason)

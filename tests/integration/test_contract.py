@@ -1030,7 +1030,7 @@ def test_works_with_closed_standard_streams(tmp_path: Path) -> None:
 
 ALLOWED = {
     # the standard library beyond what `python -I -S -c pass` has
-    "__future__", "_json", "_sha256", "_sha2", "_signal", "errno", "resource", "select", "time",
+    "__future__", "_json", "_sha256", "_sha2", "_signal", "errno", "gc", "resource", "select", "time",
     # what `os` is made of
     "_abc", "_collections_abc", "_stat", "abc", "genericpath", "os", "os.path", "posixpath", "stat",
 }  # fmt: skip
