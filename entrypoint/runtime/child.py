@@ -7,13 +7,13 @@ import os
 import sys
 from time import monotonic
 
-from entrypoint.runtime.proc import has_living
+from entrypoint.runtime.proc import find_program, has_living
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import resource
     import signal
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
     from entrypoint.runtime.proc import Io
     from entrypoint.runtime.usage import Tree
@@ -21,9 +21,12 @@ else:
     import _signal as signal
 
 
+STDOUT, STDERR = 1, 2
 CHUNK = 65536  # bytes a read: a Linux pipe's default capacity
 TAIL = 2048  # bytes of output kept for the record
 LEFTOVER_GRACE = 2.0  # seconds for background processes of a step whose own process has ended
+# CPython ignores these; a program that we start must find them as a shell would leave them.
+_RESET = tuple(number for number in (signal.SIGPIPE, getattr(signal, "SIGXFSZ", None)) if number is not None)
 
 
 class Process:
@@ -171,3 +174,44 @@ class Process:
         for fd in list(self.fds):
             while self.read(fd):
                 pass
+
+
+def start(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    output: Callable[[int, bytes], None],
+    timeout: float | None,
+    grace: float,
+    *,
+    is_one_stream: bool,
+) -> Process:
+    """Start a program as `Supervisor.spawn` describes, its output in one pipe or in two."""
+    program = find_program(argv[0], env.get("PATH", os.defpath))
+    out_read, out_write = os.pipe()
+    err_read, err_write = (out_read, out_write) if is_one_stream else os.pipe()
+    streams = {out_read: STDOUT}
+    streams.setdefault(err_read, STDERR)
+    for fd in streams:
+        os.set_blocking(fd, False)
+    try:
+        pid = os.posix_spawn(
+            program,
+            list(argv),
+            dict(env),
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, out_write, STDOUT),
+                (os.POSIX_SPAWN_DUP2, err_write, STDERR),
+            ],
+            setsid=True,  # a step that reads the terminal would be stopped by the kernel, and sleep for ever
+            setsigmask=(),
+            setsigdef=_RESET,
+        )
+        return Process(pid, streams, output, timeout, grace)
+    except BaseException:
+        for fd in streams:
+            os.close(fd)
+        raise
+    finally:
+        for fd in {out_write, err_write}:
+            os.close(fd)

@@ -10,10 +10,11 @@ from backends.store import keys, open_store, records
 from entrypoint.runtime.aside import LONG, aside
 from entrypoint.runtime.attempt import Attempt
 from entrypoint.runtime.blame import PREPARE, blame
+from entrypoint.runtime.child import STDERR, STDOUT
 from entrypoint.runtime.claimed import Task
 from entrypoint.runtime.identity import identity, member, with_arguments
 from entrypoint.runtime.run import Run
-from entrypoint.runtime.supervise import STDERR, STDOUT, Supervisor
+from entrypoint.runtime.supervise import Supervisor
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import os
 import select
 from time import monotonic
 
-from entrypoint.runtime.child import Process
-from entrypoint.runtime.proc import find_program, read_io
+from entrypoint.runtime.child import STDERR, STDOUT, Process, start
+from entrypoint.runtime.proc import read_io
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ else:
     import _signal as signal
 
 
-STDOUT, STDERR = 1, 2
 PIPE_BUF = 4096  # POSIX's PIPE_BUF on Linux: what poll() promises a writer can take without blocking
 KILL_WAIT = 5.0  # seconds that output may still come after SIGKILL, before pipes are closed on whoever holds them
 STOP_WAIT = 0.3  # seconds that a reader of ours which takes nothing is waited for once a stop signal came
@@ -32,8 +31,6 @@ SAMPLE_AFTER = 1.0  # seconds until a step's use is looked at; a shorter one is 
 _CAN_PEEK = hasattr(os, "waitid")  # not on macOS before Python 3.13
 # What is passed on to the step beside the stop signals, as tini and dumb-init do.
 FORWARDED = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
-# CPython ignores these; a program that we start must find them as a shell would leave them.
-_RESET = tuple(number for number in (signal.SIGPIPE, getattr(signal, "SIGXFSZ", None)) if number is not None)
 
 
 class Supervisor:
@@ -135,37 +132,9 @@ class Supervisor:
         Raises:
             OSError: it can't be started; the errno says why.
         """
-        program = find_program(argv[0], env.get("PATH", os.defpath))
-        out_read, out_write = os.pipe()
-        err_read, err_write = (out_read, out_write) if self.is_one_stream else os.pipe()
-        streams = {out_read: STDOUT}
-        streams.setdefault(err_read, STDERR)
-        for fd in streams:
-            os.set_blocking(fd, False)
-        try:
-            with self._spawning:
-                pid = os.posix_spawn(
-                    program,
-                    list(argv),
-                    dict(env),
-                    file_actions=[
-                        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                        (os.POSIX_SPAWN_DUP2, out_write, STDOUT),
-                        (os.POSIX_SPAWN_DUP2, err_write, STDERR),
-                    ],
-                    setsid=True,  # a step that reads the terminal would be stopped by the kernel, and sleep for ever
-                    setsigmask=(),
-                    setsigdef=_RESET,
-                )
-                process = Process(pid, streams, output, timeout, grace)
-                self._processes[pid] = process
-        except BaseException:
-            for fd in streams:
-                os.close(fd)
-            raise
-        finally:
-            for fd in {out_write, err_write}:
-                os.close(fd)
+        with self._spawning:
+            process = start(argv, env, output, timeout, grace, is_one_stream=self.is_one_stream)
+            self._processes[process.pid] = process
         if self._sample_at is None:
             self._sample_at = process.started + SAMPLE_AFTER
         if self.stopped_by is not None:  # the signal came between the caller's last look and now
