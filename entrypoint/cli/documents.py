@@ -15,6 +15,7 @@ from backends.text import bytes_in_words
 from entrypoint.cli.parser import JSON
 from entrypoint.cli.printing import print_json
 from entrypoint.cli.terminal import escaped
+from entrypoint.runtime import job_documents
 
 if TYPE_CHECKING:
     from backends.base import OrchestratorBaseBackend
@@ -24,17 +25,21 @@ if TYPE_CHECKING:
 def render_documents(backend: OrchestratorBaseBackend, config: Config, run: str | None) -> list[dict[str, Any]]:
     """Return what a backend would hand to its platform, just as ``submit`` would, without a network.
 
+    The documents of steps that run as jobs of another platform come last; their containers start when their turn comes.
+
     Args:
         backend: the backend.
         config: the resolved config.
         run: the run's id; None for the backend's placeholder of one.
     """
+    whole = config
     if backend.ships:
         with TemporaryDirectory(prefix="zen-runner-") as folder:
             shipment = ship(config, folder, mounts=backend.mounts())
         print_receipt(shipment.receipt)
         config = shipment.config
-    return backend.render(config) if run is None else backend.render(config, check_run_id(run))
+    documents = backend.render(config) if run is None else backend.render(config, check_run_id(run))
+    return [*documents, *job_documents.render(whole, run or "RUN")]
 
 
 class _Dumper(yaml.SafeDumper):

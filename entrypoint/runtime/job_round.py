@@ -11,12 +11,12 @@ import time
 
 from backends import outcome, wire
 from backends.errors import DuplicateError
-from backends.orchestrator.remote.job import Names
 from backends.process import is_alive, utc, whoami
 from backends.store import claims, keys, records
 from backends.store.cache import cache_get
 from entrypoint.runtime.cached import key_of, repeat
 from entrypoint.runtime.inputs import Inputs
+from entrypoint.runtime.job_documents import name_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ class Round:
             self.name = self._name(self._number)
 
     def _name(self, number: int) -> str:
-        # An orchestrator of the same platform has names of the same form; a step's name has no capitals.
-        return Names(self._rule, self._run.config["store"], self._run.run, number).of(f"JOB-{self._step}")
+        return name_of(self._rule, self._run.config, self._run.run, self._step, number)
 
     # -- who starts the job --------------------------------------------------------------------------------------------------
 

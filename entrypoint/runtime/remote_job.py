@@ -17,7 +17,6 @@ from tempfile import TemporaryDirectory
 from backends import outcome, wire
 from backends.base import TrainingBaseBackend
 from backends.errors import ConfigError, InfraError, Terminated, ZenRunnerError
-from backends.orchestrator.remote.job import carry, contract, job_of
 from backends.platform import JobStatus
 from backends.process import utc
 from backends.shipping.shipment import Shipment, ship, upload
@@ -25,21 +24,20 @@ from backends.states import CANCELLED, ENDED, RUNNING
 from backends.store import open_store, records
 from backends.store.logs import log_chunks
 from entrypoint.runtime.identity import with_arguments
+from entrypoint.runtime.job_documents import in_container, make_job
 from entrypoint.runtime.job_round import Round
 from entrypoint.runtime.run import Run
+from entrypoint.runtime.waiting import announcement
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from backends.orchestrator.remote.job import Job
     from backends.platform import Document
     from backends.store.records import Record
     from entrypoint.runtime.waiting import Order
 
-PASSED = ("TRACEPARENT", "ZEN_RUNNER_INPUTS_RUN")
-"""What the container takes over from the environment here."""
 MISSED = 3
 """Looks in a row in which a platform does not know a job that is then taken to be gone."""
 LONGEST_PAUSE = 0.5
@@ -80,7 +78,7 @@ class RemoteJob:
         while (note := self.round.note()) is not None:
             job = note.get("job") or self.platform.find(name).get(name)
             if job is not None:
-                _say(f"steps.{self._step} runs as {name}; waiting for it")
+                self._announce("; waiting for it")
                 return str(job)
             if not self.round.is_starting(note):
                 return None
@@ -112,8 +110,13 @@ class RemoteJob:
                 self.round.give_up()
             raise
         self.round.complete(note, job)
-        _say(f"steps.{self._step} runs on {backend['source']} as {self.round.name}")
+        self._announce()
         return job
+
+    def _announce(self, more: str = "") -> None:
+        with suppress(OSError):
+            line = f"{announcement(self._step)}{self._spec['backend']['source']} as {self.round.name}{more}"
+            print(line, file=sys.stderr, flush=True)
 
     def _prepare(self) -> list[Document]:
         """Ship code and config, and return what the platform is to start."""
@@ -121,22 +124,12 @@ class RemoteJob:
         with TemporaryDirectory(prefix="zen-runner-") as folder:
             # What other steps read is no concern of this one's; and in the container it runs where it is.
             alone = ship({**config, "steps": {step: self._spec}}, folder, mounts=self.backend.mounts())
-            steps = {**config["steps"], step: {**self._spec, "backend": None}}
-            shipment = Shipment({**alone.config, "steps": steps}, alone.archive, alone.receipt)
-            documents = self.backend.render_job(self._job(shipment.config), shipment.config, self._run.environ)
+            shipment = Shipment(in_container(config, step, alone.config), alone.archive, alone.receipt)
+            job = make_job(self.backend, shipment.config, self._run.run, step, self.round.name, self._run.environ, self._memory)
+            documents = self.backend.render_job(job, shipment.config, self._run.environ)
             self.platform.check()
             upload(shipment, self._run.store)
         return documents
-
-    def _job(self, config: dict[str, Any]) -> Job:
-        env = {**contract(config, self._step, self._step, self._run.run), "ZEN_RUNNER_ATTEMPT": self.round.name}
-        for name in PASSED:
-            if name in self._run.environ:
-                env[name] = self._run.environ[name]
-        carried = carry(config, self.backend.limits, used=self.backend.count_variables(env))
-        env.update(carried.environment(self.backend.config_path))
-        job = job_of(config, self._step, self._spec, self._run.run)
-        return job._replace(name=self.round.name, env=env, memory=self._memory)
 
     def _check(self) -> None:
         if self.is_stopping():
@@ -328,11 +321,6 @@ def main(argv: Sequence[str]) -> int:
         file.write(wire.dumps(record))
     os.rename(order["answer"] + ".new", order["answer"])
     return record["exit_code"]
-
-
-def _say(text: str) -> None:
-    with suppress(OSError):
-        print(f"zen-runner: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

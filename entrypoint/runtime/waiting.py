@@ -41,6 +41,11 @@ PATIENCE = 60.0
 ANSWER = "record.json"
 
 
+def announcement(step: str) -> str:
+    """Return how the line begins that says on which platform a step runs, and what that calls the job."""
+    return f"zen-runner: steps.{step} runs on "
+
+
 class Waiting:
     """An attempt that runs elsewhere; it has no claim here, for the job has it.
 

@@ -396,3 +396,19 @@ def test_the_heavy_step_is_named_before_it_runs(training: Training) -> None:
     ended = training.run("--dry-run")
     assert ended.code == 0 and f"on {SOURCE}" in ended.stdout.decode()
     assert training.jobs() == []
+
+
+def test_render_shows_the_job_as_it_is_started(training: Training) -> None:
+    training.write("true")
+    rendered = running.run(
+        *("render", "--config", str(training.folder / "config.json"), "--run-id", "r", "-o", "json"),
+        cwd=training.folder,
+        env=ENVIRON,
+    )
+    assert rendered.code == 0 and training.jobs() == [], rendered.errors
+    *_, document = json.loads(rendered.stdout)
+    assert training.run().code == 0
+    [job] = training.jobs()
+    spec = json.loads((job / "spec.json").read_text())
+    assert (document["name"], document["env"]) == (job.name, {key: spec["env"][key] for key in document["env"]})
+    assert set(spec["env"]) - set(document["env"]) <= {"FAKE_MEMORY", "TRACEPARENT", "PYTHONPATH"}

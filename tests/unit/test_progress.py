@@ -272,6 +272,29 @@ def test_terminal(tmp_path: Path, environ: dict[str, str], live: bool, colour: b
         assert said.rindex("\x1b[?25h") < said.rindex("success"), "the cursor is back before the report"
 
 
+@pytest.mark.processes
+def test_the_table_says_where_a_step_runs_that_runs_elsewhere(tmp_path: Path) -> None:
+    said = on_terminal(
+        """
+        store = open_store(sys.argv[1])
+        elsewhere = {"backend": {"type": "training", "source": "docker", "args": {}}}
+        reporter = reporter_for("text", {"name": "demo", "steps": {"here": {}, "train": elsewhere}}, store, "the resume command")
+        reporter.report("run_started", run="r1", steps=["here", "train"], resumed=[])
+        for step in ("here", "train"):
+            reporter.report("step_started", step=step, attempt=1)
+            line = f"zen-runner: steps.{step} runs on docker as r1-job-{step}; waiting for it\\n"
+            reporter.output(step, 2, line.encode())
+        time.sleep(0.4)
+        reporter.close()
+        """,
+        tmp_path,
+        {"TERM": "xterm"},
+    )
+    table = [line for line in plain(said).splitlines() if "running" in line]
+    assert any("on docker as r1-job-train" in line for line in table), table
+    assert not any("r1-job-here" in line for line in table), table  # a step here may print what it likes
+
+
 def on_terminal(code: str, tmp_path: Path, environ: dict[str, str]) -> str:
     """Run a few lines with both streams on a terminal, and return what it showed."""
     head = "import sys, time\nfrom backends.store import open_store\nfrom entrypoint.cli.reporters import reporter_for\n"

@@ -18,6 +18,8 @@ from entrypoint.cli.groups import large_groups, summary_of_states
 from entrypoint.cli.reporters.lines import Lines
 from entrypoint.cli.reporters.splitter import STDOUT
 from entrypoint.cli.terminal import COLOURS, RED, RETRY, RUNNING, SKIPPED, WAITING, escaped, is_terminal, visible
+from entrypoint.runtime.run import runs_elsewhere
+from entrypoint.runtime.waiting import announcement
 
 if TYPE_CHECKING:
     from backends.store.base import Store
@@ -36,6 +38,8 @@ class Live(Lines):
         hidden = {member: group for group, members in self._groups.items() for member in members}
         self._units = list(dict.fromkeys(hidden.get(name, name) for name in config["steps"]))
         self._notes: dict[str, str] = {}
+        self._away = {name for name, step in config["steps"].items() if runs_elsewhere(step)}
+        self._places: dict[str, str] = {}  # of those: the platform, and what it calls the job
         self._since: dict[str, float] = {}
         self._began = time.monotonic()
         self._out_is_terminal = is_terminal(STDOUT, self.environ)
@@ -65,6 +69,8 @@ class Live(Lines):
             self._notes[step] = "finished before"
 
     def _emit(self, step: str, stream: int, lines: list[bytes]) -> None:
+        if step in self._away:
+            self._note_place(step, lines)
         if stream == STDOUT and not self._out_is_terminal:
             super()._emit(step, stream, lines)
             return
@@ -74,6 +80,13 @@ class Live(Lines):
             text.append_text(Text.from_ansi(visible(line.decode("utf-8", "replace")).replace("\t", "    ")))
             shown.append(text)
         self._show(Text("\n").join(shown))  # once: each time the table is drawn anew
+
+    def _note_place(self, step: str, lines: list[bytes]) -> None:
+        begin = announcement(step)
+        for line in lines:
+            said = visible(line.decode("utf-8", "replace"))
+            if said.startswith(begin):
+                self._places[step] = said[len(begin) :].partition(";")[0]
 
     def _show(self, text: Text) -> None:
         try:
@@ -118,6 +131,7 @@ class Live(Lines):
             state, note = self.state_of(name)
             if state == RUNNING and name in self._since:
                 note = f"running {seconds_in_words(now - self._since[name])}{note.removeprefix('started')}"
+                note += f" on {self._places[name]}" if name in self._places else ""
             style = _STYLES[COLOURS.get(state, RED)]
             grid.add_row(Text(name), Text(note, style=style, no_wrap=True, overflow="ellipsis"))
         states = list(self._states.values())
