@@ -17,9 +17,11 @@ from backends import outcome
 from backends.errors import DuplicateError, PlacementError, UserError, ZenRunnerError
 from backends.store import keys
 from backends.store.claims import AlreadyDone
+from backends.store.records import DEAD_AFTER
 from entrypoint.runtime import command
 from entrypoint.runtime.aside import left_behind
 from entrypoint.runtime.blame import CLAIM, PREPARE, PUBLISH, STORE, blame
+from entrypoint.runtime.child import STDERR
 from entrypoint.runtime.claimed import LOOK_AGAIN
 from entrypoint.runtime.inputs import Inputs
 from entrypoint.runtime.run import runs_elsewhere
@@ -54,6 +56,7 @@ class Attempt:
         self._gpus: Claim | None = None
         self._no_gpus: ZenRunnerError | None = None
         self._phase = CLAIM
+        self._news = b""  # a line of ours, which the main thread passes on among the step's output
         self._end: Record | None = None  # the record on its way to the store
         self._may_close = _thread.allocate_lock()  # whoever has it writes the record: the thread, or who gave it up
 
@@ -86,6 +89,9 @@ class Attempt:
 
     def look(self) -> float | None:
         """Give up on a thread that doesn't answer; return the time of the monotonic clock at which to look again, if any."""
+        if self._news:
+            line, self._news = self._news, b""
+            self._task.output(STDERR, line)
         claimed, process = self._claimed, self._process()
         if self.record is not None or (process is not None and not process.is_gone):
             return None
@@ -159,7 +165,13 @@ class Attempt:
 
     def _claim(self) -> Claimed:
         """Claim the step; while another holds it of whom nobody knows yet whether it lives, wait and look again."""
+        is_known = False
         while (claimed := self._task.claim()) is None:
+            if not is_known:
+                is_known = True
+                line = f"another process holds steps.{self.name}; for up to {DEAD_AFTER:.0f} s its heartbeat is watched"
+                self._news = f"zen-runner: {line}\n".encode()
+                self._task.supervisor.wake()
             self._stop.wait(LOOK_AGAIN)
         return claimed
 

@@ -120,6 +120,7 @@ def test_a_replacement_two_seconds_after_a_kill_resumes(tmp_path: Path, make_sce
     seconds, second = seconds_of(scene.start_second(), time.monotonic())
     assert (second.code, second.record["class"], second.record["attempt"]) == (0, "success", 2)
     assert 29 < seconds < 45
+    assert second.errors.count("another process holds steps.s; for up to 30 s its heartbeat is watched\n") == 1
     assert [record["class"] for record in results(tmp_path, "r", "s")] == ["infra", "success"]
     assert "was silent for 3" in results(tmp_path, "r", "s")[0]["message"]
 
@@ -172,6 +173,7 @@ def test_the_dead_steps_of_a_run_are_watched_side_by_side(tmp_path: Path, make_s
     assert second.code == 0, second.errors
     assert 5 < seconds < 12
     for step in ("a", "b"):
+        assert f"another process holds steps.{step}" in second.errors
         assert [record["class"] for record in results(tmp_path, "r", step)] == ["infra", "success"]
 
 
