@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -16,6 +17,11 @@ from tests.support import fake_nvml  # noqa: E402
 from tests.support.ci import CI  # noqa: E402
 
 pytest_plugins = ["tests.support.beam_job_server", "tests.support.images"]
+
+# What nohup, or a shell's `&`, had us ignore our children would ignore too; with a handler they begin with the default.
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, lambda number, frame: None)
 
 # A loaded machine is no failure: times are the benchmarks' business.
 hypothesis.settings.register_profile("zen-runner", deadline=None)

@@ -78,7 +78,8 @@ class Supervisor:
     def close(self) -> None:
         """Give the signals back. Processes still running are killed."""
         self.kill()
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._silence()
+        del self._previous[signal.SIGALRM]
         signal.set_wakeup_fd(self._previous_wake)
         for number, handler in self._previous.items():
             signal.signal(number, handler)
@@ -89,6 +90,14 @@ class Supervisor:
         """Pass over what may still come: all is said, and the exit status is to be that of the record."""
         for number in self._stops:
             signal.signal(number, signal.SIG_IGN)
+        self._silence()
+
+    def _silence(self) -> None:
+        """End the beats. A thread that was given up on may begin one even now, and its signal's default is death, to which
+        the interpreter returns at its end.
+        """
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
     def kill(self) -> None:
         """End all processes at once."""
