@@ -412,3 +412,23 @@ def test_render_shows_the_job_as_it_is_started(training: Training) -> None:
     spec = json.loads((job / "spec.json").read_text())
     assert (document["name"], document["env"]) == (job.name, {key: spec["env"][key] for key in document["env"]})
     assert set(spec["env"]) - set(document["env"]) <= {"FAKE_MEMORY", "TRACEPARENT", "PYTHONPATH"}
+
+
+def test_a_waiter_of_another_version_is_followed_too(training: Training) -> None:
+    training.write("echo begun; while [ ! -e go ]; do sleep 0.05; done")
+    process = training.start()
+    training.waits()
+    os.killpg(process.pid, signal.SIGKILL)
+    running.end(process)
+    wait_until(lambda: training.waiters() == [], 10)
+    [path] = training.folder.glob("store/runs/r/train/job.1.json")
+    note = json.loads(path.read_text())
+    path.write_text(json.dumps({**note, "version": 2, "later": {"known": "to nobody here"}}))
+    asked = training.api.calls("describe")
+    process = training.start()
+    wait_until(lambda: training.api.calls("describe") > asked, 10)
+    [job] = training.jobs()
+    (job / "go").touch()
+    ended = running.end(process)
+    assert ended.code == 0 and f"as {job.name}; waiting for it" in ended.errors, ended.errors
+    assert training.jobs() == [job] and [record["class"] for record in training.records()] == ["success"]
