@@ -327,7 +327,7 @@ def test_many_states_as_one(states: list[str], one: str, text: str) -> None:
 
 def test_a_large_group_is_one_row_while_it_runs(tmp_path: Path) -> None:
     names = [*(f"a.{index}" for index in range(40)), "b"]
-    live = Live({"steps": dict.fromkeys(names)}, open_store(str(tmp_path)), "resume")
+    live = Live({"steps": {name: {} for name in names}}, open_store(str(tmp_path)), "resume")
     try:
         live.report("step_started", step="a.3", attempt=1)
         live.report("step_finished", record={"step": "a.4", "class": "success", "exit_code": 0, "seconds": 1.0})
